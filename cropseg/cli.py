@@ -1,0 +1,96 @@
+"""What the root scripts share: composing the config, and turning errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cropseg.core.errors import ConfigError, CropsegError
+from cropseg.core.progress import warn
+
+Task = Callable[[DictConfig], Any]
+
+
+def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
+    """Make a root script's main function a Hydra command over ``conf/`` beside the script.
+
+    An error that the user can mend becomes one line on standard error and exit code 2; anything else is a defect and
+    keeps its traceback.
+
+    Args:
+        config_name: Name of the root config in ``conf/``.
+    """
+
+    def decorate(task: Task) -> Callable[[], Any]:
+        conf = Path(inspect.getfile(task)).resolve().parent / "conf"
+
+        @functools.wraps(task)
+        def run() -> Any:
+            # Hydra prints and swallows errors of its own unless told not to; we print them, in one line.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            try:
+                return hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(task)()
+            except (CropsegError, HydraException, OmegaConfBaseException, OSError, KeyboardInterrupt) as error:
+                line = explain(error)
+                if line is None:
+                    raise
+                warn(line)
+                sys.exit(130 if isinstance(error, KeyboardInterrupt) else CropsegError.exit_code)
+
+        return run
+
+    return decorate
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that the user can mend; None for a defect of ours.
+
+    Hydra wraps what a constructor raises, so causes are searched for a :class:`CropsegError` first.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, CropsegError):
+            return f"error: {' '.join(str(link).split())}"
+        link = link.__cause__ or link.__context__
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped: what is finished is kept; run the same command to go on"
+    if isinstance(error, OSError) and error.filename is None and error.errno is None:
+        return None
+    if isinstance(error, HydraException | OmegaConfBaseException) and _is_defect(error):
+        return None
+    text = " ".join(str(error).split())
+    remedy = "" if isinstance(error, OSError) else " (see the option's YAML in conf/, or run with --help)"
+    return f"error: {text}{remedy}"
+
+
+def _is_defect(error: BaseException) -> bool:
+    """Whether a constructor that Hydra called failed for a reason that is not the user's."""
+    cause = error.__cause__
+    return cause is not None and not isinstance(cause, HydraException | OmegaConfBaseException | OSError | TypeError)
+
+
+def refuse_unused(cfg: DictConfig, user: str, groups: Iterable[str]) -> None:
+    """Refuse a group that is set although ``cfg[user]`` does not refer to it.
+
+    Args:
+        cfg: The composed config.
+        user: The group that uses the others by interpolation, such as ``model``.
+        groups: Groups that may be used, such as ``loss``.
+
+    Raises:
+        ConfigError: Naming the group.
+    """
+    text = OmegaConf.to_yaml(cfg[user], resolve=False)
+    for group in groups:
+        if cfg.get(group) is not None and f"${{{group}}}" not in text and f"${{{group}." not in text:
+            raise ConfigError(f"{group} is set but {user} does not use it", None, f"leave {group}= out of the command")

@@ -1,0 +1,103 @@
+"""Writing so that a file either holds the whole result or does not exist."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cropseg.core.errors import InputError, StorageError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space and run the same command again; what is finished is kept",
+    errno.EDQUOT: "your quota is spent: free some space and run the same command again",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "you may not write there: choose another folder or ask for the right",
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write at ``path`` into a :class:`StorageError` with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            raise
+        raise StorageError(f"cannot write {path} ({error.strerror})", None, remedy) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success flush it to disk and rename it into place.
+
+    Args:
+        path: Where the result is to stand. Parent folders are made.
+
+    Yields:
+        The temporary path, on the same file system, with the same suffix.
+
+    Raises:
+        StorageError: The disk is full, read-only or not ours; nothing is left behind.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        try:
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON with sorted keys, atomically."""
+    write_bytes(path, (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: It is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {path}", None, "check the path") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON", str(error), "restore the file or make it again") from error
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array as ``.npy``, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

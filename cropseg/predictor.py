@@ -1,0 +1,111 @@
+"""What a trained model is to those who use it: evaluation, prediction, report and other people's models alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cropseg.core import taxonomy
+from cropseg.core.errors import MismatchError
+from cropseg.core.manifest import DatasetSpec
+from cropseg.core.scene import UInt8Array, UInt16Array
+from cropseg.core.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a run must remember of the data it learned from, stored as ``spec.json``.
+
+    Attributes:
+        loader: Dotted name of the function ``(folder: Path, spec: ModelSpec) -> Predictor``; always inside ``cropseg``.
+        model: The model's own config as plain data, enough for ``loader`` to rebuild it.
+        bands: Channel order it takes.
+        taxonomy: Classes it gives.
+        resolution: Pixel size in metres it was trained at.
+        patch_size: Window in pixels it was trained on.
+        simulated: Whether it learned from simulated pixels.
+        dataset: Name of the training dataset.
+        manifest_digest: SHA-256 of its manifest.
+        split: Name of the split whose training part was used.
+        versions: Package versions and git commit.
+    """
+
+    loader: str
+    model: Mapping[str, Any]
+    bands: tuple[str, ...]
+    taxonomy: Taxonomy
+    resolution: float
+    patch_size: int
+    simulated: bool
+    dataset: str
+    manifest_digest: str
+    split: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``spec.json``."""
+        return {**{k: v for k, v in asdict(self).items() if k != "taxonomy"}, "taxonomy": self.taxonomy.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Read back what :meth:`to_dict` gave."""
+        rest = {k: v for k, v in data.items() if k not in ("taxonomy", "bands")}
+        return cls(bands=tuple(data["bands"]), taxonomy=taxonomy.from_dict(data["taxonomy"]), **rest)
+
+    def check_fits(self, data: DatasetSpec) -> None:
+        """Refuse a dataset that this model cannot be asked about.
+
+        Raises:
+            MismatchError: Bands, classes or resolution differ.
+        """
+        mine = {
+            "bands": list(self.bands),
+            "classes": list(self.taxonomy.names),
+            "resolution in metres": float(self.resolution),
+        }
+        theirs = {
+            "bands": list(data.bands),
+            "classes": list(data.taxonomy.names),
+            "resolution in metres": float(data.resolution),
+        }
+        for what, value in mine.items():
+            if value != theirs[what]:
+                raise MismatchError(
+                    f"the run has other {what} than dataset {data.name}: {value} against",
+                    theirs[what],
+                    "prepare the dataset with the run's configuration, or train on this one",
+                )
+
+
+class Predictor(Protocol):
+    """A trained model.
+
+    Images are uint16 (n, bands, height, width), reflectance × 10000, 0 = no data, in the order of ``spec.bands``.
+    """
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What it learned from."""
+        ...
+
+    @property
+    def validation_score(self) -> float:
+        """``miou_present`` on the validation part at the chosen checkpoint: what sweeps maximise."""
+        ...
+
+    def probabilities(self, images: UInt16Array) -> npt.NDArray[np.float32]:
+        """Class probabilities, float32 (n, classes, height, width), summing to 1; also where there is no data."""
+        ...
+
+    def labels(self, images: UInt16Array) -> UInt8Array:
+        """The most probable class of each pixel, uint8 (n, height, width); never 255."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the weights and ``spec.json`` into ``folder``, atomically."""
+        ...

@@ -1,0 +1,29 @@
+"""What every test shares: where the real recorded data lies, and that nothing but loopback is reached."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_configure(config):
+    config.option.allow_unix_socket = True
+    config.option.allow_hosts = "127.0.0.1,::1,localhost"
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real recorded data; the test is skipped with its reason where it is absent."""
+    path = Path(os.environ.get("CROPSEG_REAL_DATA", REPO.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"real recorded data is absent: {path} (set CROPSEG_REAL_DATA)")
+    return path
