@@ -6,12 +6,15 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,21 +38,36 @@ def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
         conf = Path(inspect.getfile(task)).resolve().parent / "conf"
 
         @functools.wraps(task)
+        def job(cfg: DictConfig) -> Any:
+            # Hydra adds a line of its own to what a job raises. In a sweep it names the job, so it may.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return task(cfg)
+            with one_line_errors():
+                return task(cfg)
+
+        @functools.wraps(task)
         def run() -> Any:
             # Hydra prints and swallows errors of its own unless told not to; we print them, in one line.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            try:
-                return hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(task)()
-            except (CropsegError, HydraException, OmegaConfBaseException, OSError, KeyboardInterrupt) as error:
-                line = explain(error)
-                if line is None:
-                    raise
-                warn(line)
-                sys.exit(130 if isinstance(error, KeyboardInterrupt) else CropsegError.exit_code)
+            with one_line_errors():
+                return hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(job)()
 
         return run
 
     return decorate
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print what the user can mend as one line and exit; let a defect of ours through with its traceback."""
+    try:
+        yield
+    except (CropsegError, HydraException, OmegaConfBaseException, OSError, KeyboardInterrupt) as error:
+        line = explain(error)
+        if line is None:
+            raise
+        warn(line)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else CropsegError.exit_code)
 
 
 def explain(error: BaseException) -> str | None:
@@ -75,6 +93,8 @@ def explain(error: BaseException) -> str | None:
 
 def _is_defect(error: BaseException) -> bool:
     """Whether a constructor that Hydra called failed for a reason that is not the user's."""
+    if str(error).startswith("Error locating target"):
+        return False
     cause = error.__cause__
     return cause is not None and not isinstance(cause, HydraException | OmegaConfBaseException | OSError | TypeError)
 

@@ -1,0 +1,86 @@
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from cropseg import cli
+from cropseg.core.errors import ConfigError, InputError
+
+SCRIPT = """
+from cropseg import cli
+from cropseg.core.errors import InputError
+
+@cli.command("root")
+def main(cfg):
+    if cfg.fail == "input":
+        raise InputError("no such file", cfg.path, "check the path")
+    if cfg.fail == "os":
+        open(cfg.path)
+    if cfg.fail == "defect":
+        [][1]
+    if cfg.fail == "nested":
+        from hydra.utils import instantiate
+        instantiate({"_target_": "cropseg.core.taxonomy.load", "name": cfg.path})
+    if cfg.fail == "target":
+        from hydra.utils import instantiate
+        instantiate({"_target_": "cropseg.core.taxonomy.no_such_thing"})
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    (folder / "conf").mkdir()
+    (folder / "conf" / "root.yaml").write_text("fail: null\npath: /no/such/place\nhydra: {run: {dir: out}}\n")
+    (folder / "app.py").write_text(SCRIPT)
+    return folder / "app.py"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "parts"),
+    [
+        ((), 0, ()),
+        (("fail=input",), 2, ("error: no such file: '/no/such/place'. check the path",)),
+        (("fail=os",), 2, ("No such file or directory", "/no/such/place")),
+        (("fail=nested", "path=nonsense"), 2, ("no such taxonomy: 'nonsense'",)),
+        (("fail=target",), 2, ("no_such_thing",)),
+        (("nonsense=1",), 2, ("nonsense",)),
+        (("fail",), 2, ("fail",)),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(script, overrides, code, parts):
+    done = subprocess.run(
+        [sys.executable, script, *overrides], capture_output=True, text=True, cwd=script.parent, check=False
+    )
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == (0 if code == 0 else 1), done.stderr
+    assert all(part in done.stderr for part in parts), done.stderr
+
+
+def test_a_defect_keeps_its_traceback(script):
+    done = subprocess.run(
+        [sys.executable, script, "fail=defect"], capture_output=True, text=True, cwd=script.parent, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "IndexError" in done.stderr
+
+
+def test_set_but_unused_group_is_named():
+    cfg = OmegaConf.create({"model": {"net": 1, "trainer": "${trainer}"}, "loss": {"x": 1}, "trainer": {"y": 2}})
+    cli.refuse_unused(cfg, "model", ["trainer"])
+    with pytest.raises(ConfigError, match="loss is set but model does not use it"):
+        cli.refuse_unused(cfg, "model", ["loss", "trainer"])
+    cfg.loss = None
+    cli.refuse_unused(cfg, "model", ["loss", "trainer"])
+
+
+def test_the_cause_is_found_behind_wrappers():
+    error = RuntimeError("in a worker")
+    error.__cause__ = InputError("broken", "x.tif", "download it again")
+    assert cli.explain(error) == "error: broken: 'x.tif'. download it again"
