@@ -16,7 +16,6 @@ All of it is integer arithmetic, so a window holds exactly what the whole tile w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -24,14 +23,12 @@ from typing import Any, Final, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-import rasterio.errors
-import rasterio.windows
 
 from cropseg.core.bands import DARKEST, NODATA, S2_BANDS, SATURATED, check_bands
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.scene import Grid, UInt8Array, UInt16Array
 from cropseg.core.tiling import Window
+from data_prep.jp2 import Jp2File
 from data_prep.safe import SCL, SafeProduct
 
 Resampling = Literal["bilinear", "nearest"]
@@ -109,8 +106,7 @@ class AlignedProduct:
         self._native[SCL] = max(resolution, _SCL_RESOLUTION)
         # Every file that may be read is asked for now, so that a gap shows before any work is done.
         self._paths = {band: product.path_of(band, native) for band, native in self._native.items()}
-        self._open: dict[str, Any] = {}
-        self._stack = ExitStack()
+        self._open: dict[str, Jp2File] = {}
         self._grid: Grid | None = None
 
     def __enter__(self) -> Self:
@@ -123,8 +119,8 @@ class AlignedProduct:
 
     def close(self) -> None:
         """Close every file; a later read opens them again."""
-        self._open.clear()
-        self._stack.close()
+        while self._open:
+            self._open.popitem()[1].close()
 
     @property
     def name(self) -> str:
@@ -205,68 +201,39 @@ class AlignedProduct:
         """
         row, row_end = _cover(window.row, window.height, factor, self.grid.height // factor, margin)
         col, col_end = _cover(window.col, window.width, factor, self.grid.width // factor, margin)
-        pixels = self._decode(band, Window(row, col, row_end - row, col_end - col))
+        pixels = self._file(band).read(Window(row, col, row_end - row, col_end - col))
         rows, cols = window.shifted(-row * factor, -col * factor).slices
         return pixels, rows, cols
 
-    def _decode(self, band: str, window: Window) -> npt.NDArray[Any]:
-        dataset = self._dataset(band)
-        place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        try:
-            pixels: npt.NDArray[Any] = dataset.read(1, window=place)
-        except rasterio.errors.RasterioError as error:
-            raise self._corrupt(band, error) from error
-        return pixels
-
-    def _dataset(self, band: str) -> Any:
+    def _file(self, band: str) -> Jp2File:
         if band not in self._open:
-            dataset = self._opened(band)
+            file = Jp2File(self._paths[band], "uint8" if band == SCL else "uint16")
+            self._open[band] = file
             if band != "B02":
-                self._check_grid(band, dataset)
-            self._open[band] = dataset
+                self._check_grid(band, file.grid)
         return self._open[band]
 
-    def _opened(self, band: str) -> Any:
-        try:
-            dataset = self._stack.enter_context(rasterio.open(self._paths[band], driver="JP2OpenJPEG"))
-        except rasterio.errors.RasterioError as error:
-            raise self._corrupt(band, error) from error
-        expected = "uint8" if band == SCL else "uint16"
-        if dataset.count != 1 or dataset.dtypes[0] != expected:
-            raise InputError(
-                f"{self._paths[band]} must hold one {expected} band",
-                list(dataset.dtypes),
-                "fetch the product again",
-            )
-        return dataset
-
     def _grid_of_b02(self) -> Grid:
-        dataset = self._dataset("B02")
-        crs = dataset.crs.to_string() if dataset.crs else None
-        if crs != self.product.crs:
+        grid = self._file("B02").grid
+        if grid.crs != self.product.crs:
             raise InputError(
-                f"{self._paths['B02']} is not in the product's {self.product.crs}", crs, "fetch the product again"
+                f"{self._paths['B02']} is not in the product's {self.product.crs}", grid.crs, "fetch the product again"
             )
-        a, b, c, d, e, f = tuple(dataset.transform)[:6]
+        a, b, _, d, e, _ = grid.transform
         if (a, b, d, e) != (self._resolution, 0, 0, -self._resolution):
             raise InputError(
                 f"{self._paths['B02']} has no {self._resolution} m pixels", (a, b, d, e), "fetch the product again"
             )
-        return Grid(crs, (a, b, c, d, e, f), dataset.height, dataset.width)
+        return grid
 
-    def _check_grid(self, band: str, dataset: Any) -> None:
+    def _check_grid(self, band: str, found: Grid) -> None:
         factor = self._native[band] // self._resolution
         a, b, c, d, e, f = self.grid.transform
-        expected = (self.grid.crs, (a * factor, b, c, d, e * factor, f), self.grid.height, self.grid.width)
-        found = (
-            dataset.crs.to_string() if dataset.crs else None,
-            tuple(dataset.transform)[:6],
-            dataset.height * factor,
-            dataset.width * factor,
-        )
-        if found != expected:
+        height, width = self.grid.height // factor, self.grid.width // factor
+        expected = Grid(self.grid.crs, (a * factor, b, c, d, e * factor, f), height, width)
+        if found != expected or (height * factor, width * factor) != (self.grid.height, self.grid.width):
             raise InputError(
-                f"{self._paths[band]} does not lie on B02's grid {expected}", found, "fetch the product again"
+                f"{self._paths[band]} does not lie on B02's grid, {expected}", found, "fetch the product again"
             )
 
     def _check_inside(self, window: Window) -> None:
@@ -281,13 +248,6 @@ class AlignedProduct:
                 window,
                 "use windows inside the grid",
             )
-
-    def _corrupt(self, band: str, error: Exception) -> InputError:
-        return InputError(
-            f"cannot read {self._paths[band]}: the file is corrupt or cut off",
-            str(error.__cause__ or error),
-            "remove the product from the cache and run the same command again",
-        )
 
 
 def bilinear_upsample(
