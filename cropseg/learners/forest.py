@@ -1,0 +1,335 @@
+"""Random Forests as a learner: scikit-learn's forest on pixels drawn class by class, and the predictor it becomes."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import skops.io
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from skops.io.exceptions import UntrustedTypesFoundException
+
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.labels import IGNORE
+from cropseg.core.manifest import Dataset, Part
+from cropseg.core.progress import say, table, track, warn
+from cropseg.core.scene import UInt8Array, UInt16Array
+from cropseg.metrics import Confusion, confusion_matrix, scores
+from cropseg.models.forest import Features, Samples, Sampling, draw, valid_pixels
+from cropseg.predictor import ModelSpec
+
+FILE: Final = "forest.skops"
+
+TRUSTED: Final = ("sklearn.tree._tree.Tree",)
+"""The one type in the file that skops does not trust by itself: its node indices are checked in :func:`check_trees`."""
+
+BLOCK: Final = 16_384
+"""Pixels that go through all trees at once on one core: large enough for numpy, small enough for the cache."""
+
+BATCH: Final = 262_144
+"""Pixels whose features are held in memory at once: 27 MB for 26 features."""
+
+
+class TrainingData(Protocol):
+    """What a forest needs of a data module."""
+
+    split: str
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the dataset, once."""
+        ...
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset, opened."""
+        ...
+
+    @property
+    def parts(self) -> Mapping[Part, npt.NDArray[np.int64]]:
+        """Row numbers of the manifest by part."""
+        ...
+
+
+class MetricsLogger(Protocol):
+    """What a forest needs of one of Lightning's loggers."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Record scores."""
+        ...
+
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Record the configuration."""
+        ...
+
+    def finalize(self, status: str) -> None:
+        """Write out and close."""
+        ...
+
+
+class ForestLearner:
+    """Learns a Random Forest from pixels (§3.3).
+
+    Args:
+        forest: An unfitted forest; a clone of it is fitted, so that a learner can be used again.
+        sampling: How many pixels are drawn, and the seed of it.
+        context: Bands whose surroundings are features too; none for the spectral forest.
+        windows: Window sizes in pixels for ``context``.
+        logger: Lightning loggers that get the validation scores: one, several, or several by name.
+    """
+
+    def __init__(
+        self,
+        forest: RandomForestClassifier,
+        sampling: Sampling,
+        context: Sequence[str] = (),
+        windows: Sequence[int] = (),
+        logger: MetricsLogger | Iterable[MetricsLogger] | Mapping[str, MetricsLogger] | None = None,
+    ) -> None:
+        self.forest = forest
+        self.sampling = sampling
+        self.context = tuple(context)
+        self.windows = tuple(windows)
+        self.logger = logger
+
+    def fit(self, data: TrainingData, run_dir: Path) -> ForestPredictor:
+        """Train, validate, and leave a finished run in ``run_dir``.
+
+        Args:
+            data: The dataset and the parts of its split; only ``train`` is learned from and only ``val`` scored on.
+            run_dir: Gets ``forest.skops``, ``spec.json``, ``validation.json``, ``importances.json``, ``metrics.csv``.
+
+        Returns:
+            The predictor, as :func:`load` would give it.
+
+        Raises:
+            InputError: The training or the validation part is empty, or holds too few classes.
+            ConfigError: The features do not fit the dataset's bands.
+        """
+        data.setup("fit")
+        dataset, parts = data.dataset, data.parts
+        for part in ("train", "val"):
+            if len(parts[part]) == 0:
+                raise InputError(f"split {data.split} of {dataset.root} has no patch in part", part, "prepare it again")
+        features = Features(dataset.spec.bands, self.context, self.windows)
+        samples = draw(dataset, parts["train"], features, self.sampling)
+        _show(samples, dataset.spec.taxonomy.names)
+        forest = clone(self.forest).fit(samples.x, samples.y)
+        spec = ModelSpec(
+            loader="cropseg.learners.forest.load",
+            model={
+                "context": list(self.context),
+                "windows": list(self.windows),
+                "sampling": {**asdict(self.sampling), "pixels": samples.pixels, "patches": samples.patches},
+                "forest": {"class": type(forest).__name__, **forest.get_params()},
+            },
+            bands=dataset.spec.bands,
+            taxonomy=dataset.spec.taxonomy,
+            resolution=dataset.spec.resolution,
+            patch_size=dataset.spec.patch_size,
+            simulated=dataset.spec.simulated,
+            dataset=dataset.spec.name,
+            manifest_digest=dataset.digest,
+            split=data.split,
+            versions={name: metadata.version(name) for name in ("cropseg", "numpy", "scikit-learn", "skops")},
+        )
+        predictor = ForestPredictor(forest, spec)
+        confusion = validate(predictor, dataset, parts["val"])
+        found = scores(confusion, dataset.spec.protocol)
+        predictor.validation_score = float(found["miou_present"])
+        predictor.save(run_dir)
+        storage.write_json(
+            run_dir / "validation.json",
+            {
+                "miou_present": None if np.isnan(predictor.validation_score) else predictor.validation_score,
+                "confusion": confusion.tolist(),
+                "epoch": 0,
+            },
+        )
+        logged = {f"val_{name}": float(value) for name, value in found.items() if isinstance(value, float)}
+        self._log(logged, spec, run_dir)
+        return predictor
+
+    def _log(self, logged: Mapping[str, float], spec: ModelSpec, run_dir: Path) -> None:
+        """Send the scores to every logger; the one row of ``metrics.csv`` is written here if none of them did."""
+        for logger in _loggers(self.logger):
+            logger.log_hyperparams(dict(spec.model))
+            logger.log_metrics(dict(logged), step=0)
+            logger.finalize("success")
+        path = run_dir / "metrics.csv"
+        if not path.exists():
+            row = {"epoch": 0, "step": 0, **logged}
+            storage.write_bytes(path, f"{','.join(row)}\n{','.join(repr(v) for v in row.values())}\n".encode())
+
+
+class ForestPredictor:
+    """A trained forest; see :class:`cropseg.predictor.Predictor`.
+
+    Blocks of pixels are spread over the cores, and each block goes through the trees one after the other. The sum of
+    their votes has one order, therefore, and the result is the same on any number of cores; scikit-learn spreads the
+    trees instead, and adds their votes as they come.
+
+    Args:
+        forest: Fitted on the classes that occurred in training.
+        spec: What it learned from.
+        validation_score: See :attr:`cropseg.predictor.Predictor.validation_score`.
+    """
+
+    def __init__(self, forest: RandomForestClassifier, spec: ModelSpec, validation_score: float = float("nan")) -> None:
+        self.forest = forest
+        self.spec = spec
+        self.validation_score = validation_score
+        self.features = Features(spec.bands, tuple(spec.model["context"]), tuple(spec.model["windows"]))
+        if forest.n_features_in_ != len(self.features.names):
+            raise InputError(
+                f"the forest was trained on {forest.n_features_in_} features, its spec.json describes",
+                len(self.features.names),
+                "the two files are not of one run: train again",
+            )
+
+    def probabilities(self, images: UInt16Array) -> npt.NDArray[np.float32]:
+        """Class probabilities, float32 (n, classes, height, width); 0 for classes that training did not hold."""
+        n, _, height, width = images.shape
+        result = np.zeros((n, len(self.spec.taxonomy), height * width), np.float32)
+        for first, votes in self._votes(images):
+            part = votes.reshape(-1, height * width, votes.shape[1])
+            result[first : first + len(part), self.forest.classes_] = np.moveaxis(part, 1, 2)
+        return result.reshape(n, -1, height, width)
+
+    def labels(self, images: UInt16Array) -> UInt8Array:
+        """The most probable class of each pixel, uint8 (n, height, width); of equal ones the lowest id."""
+        n, _, height, width = images.shape
+        result = np.empty((n, height, width), np.uint8)
+        for first, votes in self._votes(images):
+            part = self.forest.classes_[votes.argmax(axis=1)].reshape(-1, height, width)
+            result[first : first + len(part)] = part
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write ``forest.skops`` (deflated, no pickle), ``spec.json`` and ``importances.json`` atomically."""
+        with storage.atomic_path(folder / FILE) as path:
+            skops.io.dump(self.forest, path, compression=zipfile.ZIP_DEFLATED)
+        ranked = zip(self.features.names, self.forest.feature_importances_.tolist(), strict=True)
+        storage.write_json(
+            folder / "importances.json",
+            {"kind": "mean decrease in impurity", "features": [{"name": n, "importance": v} for n, v in ranked]},
+        )
+        storage.write_json(folder / "spec.json", self.spec.to_dict())
+
+    def _votes(self, images: UInt16Array) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+        """Mean vote of the trees, in batches of whole images.
+
+        Yields:
+            Number of the batch's first image, and float64 (pixels of the batch, classes of the forest).
+        """
+        size = images.shape[-2] * images.shape[-1]
+        step = max(1, BATCH // max(size, 1))
+        jobs = joblib.effective_n_jobs(self.forest.n_jobs)
+        with ThreadPoolExecutor(jobs) as pool:
+            for first in range(0, len(images), step):
+                x = np.concatenate([self.features.compute(image) for image in images[first : first + step]])
+                block = max(1, min(BLOCK, -(-len(x) // jobs)))
+                blocks = (x[start : start + block] for start in range(0, len(x), block))
+                yield first, np.concatenate(list(pool.map(self._vote, blocks)))
+
+    def _vote(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        total = np.zeros((len(x), len(self.forest.classes_)))
+        for tree in self.forest.estimators_:
+            total += tree.predict_proba(x, check_input=False)
+        total /= len(self.forest.estimators_)
+        return total
+
+
+def validate(predictor: ForestPredictor, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Confusion:
+    """Confusion matrix of a predictor over patches, one in memory at a time; pixels without data are left out."""
+    classes = len(dataset.spec.taxonomy)
+    total = np.zeros((classes, classes), np.int64)
+    for row in track(rows.tolist(), "validating", len(rows)):
+        image = dataset.image(row)
+        truth = np.where(valid_pixels(image), dataset.mask(row), np.uint8(IGNORE))
+        total += confusion_matrix(truth, predictor.labels(image[None])[0], classes)
+    return total
+
+
+def load(folder: Path, spec: ModelSpec) -> ForestPredictor:
+    """Load the forest of a finished run.
+
+    Raises:
+        InputError: A file is missing or broken, or holds anything but a forest.
+    """
+    path = folder / FILE
+    try:
+        forest = skops.io.load(path, trusted=list(TRUSTED))
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {path}", None, "the run was not finished: train it again") from error
+    except UntrustedTypesFoundException as error:
+        raise InputError(
+            f"{path} holds types that a forest does not have", str(error), "do not use this file"
+        ) from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read", str(error), "copy it again from its source, or train again"
+        ) from error
+    if not isinstance(forest, RandomForestClassifier):
+        raise InputError(f"{path} does not hold a forest", type(forest).__name__, "train again")
+    check_trees(forest, path)
+    score = storage.read_json(folder / "validation.json")["miou_present"]
+    return ForestPredictor(forest, spec, float("nan") if score is None else float(score))
+
+
+def check_trees(forest: RandomForestClassifier, path: Path) -> None:
+    """Refuse node indices that would make scikit-learn's compiled code read out of bounds or walk in circles.
+
+    scikit-learn follows them unchecked. In a sound tree a child stands after its parent and inside the table.
+
+    Raises:
+        InputError: The file was damaged or forged.
+    """
+    for number, estimator in enumerate(forest.estimators_):
+        tree = estimator.tree_
+        nodes = np.arange(tree.node_count)
+        inner = tree.children_left != -1
+        left, right, feature = tree.children_left[inner], tree.children_right[inner], tree.feature[inner]
+        sound = (
+            len(nodes) > 0
+            and all(((child > nodes[inner]) & (child < len(nodes))).all() for child in (left, right))
+            and ((feature >= 0) & (feature < forest.n_features_in_)).all()
+            and tree.n_features == forest.n_features_in_
+            and tree.value.shape == (len(nodes), 1, len(forest.classes_))
+        )
+        if not sound:
+            raise InputError(f"{path} holds a broken tree, number", number, "do not use this file; train again")
+
+
+def _loggers(given: Any) -> list[MetricsLogger]:
+    if given is None or given is False:
+        return []
+    if isinstance(given, Mapping):
+        return [logger for logger in given.values() if logger is not None]
+    if isinstance(given, Iterable):
+        return list(given)
+    if not hasattr(given, "log_metrics"):
+        raise ConfigError("logger of the forest", type(given).__name__, "choose from conf/logger")
+    return [given]
+
+
+def _show(samples: Samples, names: Sequence[str]) -> None:
+    """Tell how many pixels of each class were drawn, and which classes the training part lacks."""
+    table(
+        f"{len(samples.y)} training pixels",
+        ("class", "pixels", "patches"),
+        zip(names, samples.pixels, samples.patches, strict=True),
+    )
+    absent = samples.absent(names)
+    if absent:
+        warn(f"the training part has no pixel of: {', '.join(absent)}; the forest cannot predict them")
+    say("fitting the forest")
