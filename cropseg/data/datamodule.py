@@ -1,0 +1,108 @@
+"""A dataset folder with one of its splits, as loaders for training and validation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.manifest import Dataset, Part, open_dataset
+from cropseg.data.dataset import EpochSampler, PatchDataset, Sample
+
+
+class CropDataModule(L.LightningDataModule):
+    """Patches of one dataset folder under one split.
+
+    Batches are :class:`cropseg.data.dataset.Sample` with a first axis n: raw uint16 pixels, so that half the bytes
+    travel; the network's module divides, fills and augments on its device. Validation takes each patch once, whole and
+    as it is, whatever the batch size.
+
+    Args:
+        root: The dataset folder.
+        split: Name of a split in ``<root>/splits``.
+        batch_size: Patches a step.
+        num_workers: Loader processes; None means none on a CPU, where reading is far cheaper than a step, and half the
+            cores, at most 8, beside a GPU.
+        train_crop: Side in pixels of a square drawn from each training patch; None takes whole patches.
+        augment: Whether training patches are turned and mirrored.
+        seed: Of order, crops and symmetries.
+
+    Attributes:
+        dataset: The opened folder, after :meth:`setup`.
+        parts: Rows of the manifest for ``train``, ``val`` and ``test``, after :meth:`setup`.
+    """
+
+    dataset: Dataset
+    parts: dict[Part, npt.NDArray[np.int64]]
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "location",
+        batch_size: int = 2,
+        num_workers: int | None = None,
+        train_crop: int | None = None,
+        augment: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (num_workers is not None and num_workers < 0) or seed < 0:
+            raise ConfigError(
+                "batch_size must be at least 1, num_workers and seed at least 0",
+                (batch_size, num_workers, seed),
+                "see conf/dataset",
+            )
+        self.root = Path(root)
+        self.split = split
+        self.batch_size = batch_size
+        self.num_workers = _default_workers() if num_workers is None else num_workers
+        self.train_crop = train_crop
+        self.augment = augment
+        self.seed = seed
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the folder, once.
+
+        Raises:
+            InputError: It is missing or broken, or has no such split.
+        """
+        if not hasattr(self, "parts"):
+            self.dataset = open_dataset(self.root)
+            self.parts = self.dataset.parts(self.split)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, augmented and, if asked, cropped training patches."""
+        patches = PatchDataset(self.dataset, crop=self.train_crop, augment=self.augment, seed=self.seed)
+        return self._loader(patches, "train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Each validation patch once."""
+        return self._loader(PatchDataset(self.dataset), "val", shuffle=False)
+
+    def _loader(self, patches: PatchDataset, part: Part, *, shuffle: bool) -> DataLoader[Sample]:
+        rows = self.parts[part]
+        if not len(rows):
+            raise InputError(
+                f"part {part} of split {self.split} of {self.root} is empty",
+                None,
+                "choose another split or prepare more",
+            )
+        options: dict[str, Any] = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
+        return DataLoader(
+            patches,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(rows, shuffle=shuffle, seed=self.seed),
+            num_workers=self.num_workers,
+            **options,
+        )
+
+
+def _default_workers() -> int:
+    return min(8, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0
