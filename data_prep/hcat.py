@@ -1,0 +1,76 @@
+"""HCAT, EuroCrops' hierarchical crop codes: an independent way to a class, to hold the keyword rules against.
+
+The codes were given by people who read the national names; the keyword rules see English words alone. Where the two
+disagree, one of them is wrong, or the crop lies between classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cropseg.core.taxonomy import Taxonomy
+
+CLASS_OF_PREFIX = {
+    "330101060": "maize",  # grain maize, sweet corn, popcorn
+    "330109040": "maize",  # green and silage maize
+    "330106040": "rapeseed",
+    "330101010": "wheat",  # common soft wheat
+    "330101020": "wheat",  # durum
+    "330101030": "wheat",  # rye: Table 1 puts rye and triticale with wheat
+    "330101080": "wheat",  # triticale
+    "330101040": "barley",
+    "330101050": "oats",
+    "330106050": "sunflower",
+    "330129070": "sugar beet",
+    "330116": "soybean",
+    "330103": "potato",
+    "3302": "pasture",  # pasture, meadow, grassland
+    "330109010": "pasture",  # temporary grass
+    "3301090301": "pasture",  # alfalfa, lucerne: Table 1 names it and clover, no other legume or grass species
+    "3301090303": "pasture",  # clover
+}
+"""Class by the longest prefix of the HCAT3 code. Coarse on purpose: a branch of the tree, not a judgement a crop."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often two ways of naming a crop's class say the same.
+
+    Attributes:
+        rows: Rows compared.
+        same: Those in which both say the same class, or both none.
+        target_rows: Rows in which either says a class.
+        target_same: Those of them in which both say the same.
+    """
+
+    rows: int
+    same: int
+    target_rows: int
+    target_same: int
+
+    @property
+    def share(self) -> float:
+        """Share of all rows, 0 to 1; 1 if there are none."""
+        return self.same / self.rows if self.rows else 1.0
+
+    @property
+    def target_share(self) -> float:
+        """Share of the rows in which either says a class, 0 to 1; 1 if there are none."""
+        return self.target_same / self.target_rows if self.target_rows else 1.0
+
+
+def class_of(code: str, taxonomy: Taxonomy) -> str:
+    """The class that a HCAT3 code falls into; empty if none, or if the taxonomy has no class of that name."""
+    for length in range(len(code), 0, -1):
+        if (name := CLASS_OF_PREFIX.get(code[:length])) is not None:
+            return name if name in taxonomy.names else ""
+    return ""
+
+
+def agreement(pairs: Iterable[tuple[str, str]]) -> Agreement:
+    """Compare class names by rows; empty means no class."""
+    rows = list(pairs)
+    target = [(first, second) for first, second in rows if first or second]
+    same = sum(first == second for first, second in rows)
+    return Agreement(len(rows), same, len(target), sum(first == second for first, second in target))
