@@ -121,11 +121,12 @@ class ClassAware:
         return Selection(tuple(sorted(kept)), tuple(sorted(dropped)))
 
 
-def _worth(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def _worth(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Sum over classes of the patch's share of all pixels of that class; background's is left in, and small."""
     total = np.maximum(counts.sum(axis=0), 1)
     # Rounded, so that the order does not hang on the last bit of a sum.
-    return np.round((counts / total).sum(axis=1), 12)
+    worth: npt.NDArray[np.float64] = np.round((counts / total).sum(axis=1), 12)
+    return worth
 
 
 def limit_patches(
