@@ -1,0 +1,222 @@
+"""Scoring a model on evaluation sets: what is stored is the confusion matrix, from which every score is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import numpy as np
+
+from cropseg import metrics
+from cropseg.core.bands import NODATA
+from cropseg.core.errors import ConfigError, InputError, MismatchError
+from cropseg.core.labels import IGNORE
+from cropseg.core.manifest import PARTS, Dataset, open_dataset
+from cropseg.core.progress import say, table, track, warn
+from cropseg.core.scene import UInt8Array, UInt16Array
+from cropseg.predictor import Predictor
+from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Run
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Patches to score a model on, as a YAML of ``conf/evaluation`` names them.
+
+    Attributes:
+        name: Name under which the result is stored.
+        root: Dataset folder; None stands for the dataset that the run was trained on.
+        split: Split of the dataset; None stands for the run's own.
+        part: Part of that split.
+        protocol: ``all`` where unlabelled ground is background, ``crop`` where only labelled crop pixels are known.
+        note: What a reader of the score must know.
+    """
+
+    name: str
+    root: str | None
+    split: str | None
+    part: str = "test"
+    protocol: Protocol = "all"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the values that are one of a few."""
+        if self.part not in PARTS:
+            raise ConfigError(f"part of evaluation set {self.name}", self.part, f"choose from {', '.join(PARTS)}")
+        if self.protocol not in get_args(Protocol):
+            raise ConfigError(f"protocol of evaluation set {self.name}", self.protocol, "choose all or crop")
+        if not self.name or any(character in self.name for character in "/\\") or self.name.startswith("."):
+            raise ConfigError("name of an evaluation set must do for a file", self.name, "use letters, digits, _ and -")
+
+    def of(self, run: Run) -> EvaluationSet:
+        """The set with ``None`` replaced by what ``run`` was trained on.
+
+        Raises:
+            ConfigError: The run's config does not tell where its dataset lies.
+        """
+        root = self.root
+        if root is None:
+            if run.dataset_root is None:
+                remedy = f"give evaluation.{self.name}.root=<folder>"
+                raise ConfigError(f"run {run.path} does not tell where its dataset lies", None, remedy)
+            root = str(run.dataset_root)
+        return replace(self, root=root, split=self.split or run.spec.split)
+
+
+def evaluate(predictor: Predictor, evaluation_set: EvaluationSet, batch_size: int = 8) -> Evaluation:
+    """Score a model on one set.
+
+    Patches are read in batches, so memory does not grow with their number. Pixels whose truth is 255 are left out, and
+    so are labelled pixels where any band of the image has no data: a map has no class there either. Both are counted.
+
+    Args:
+        predictor: The model.
+        evaluation_set: The patches; ``root`` and ``split`` set.
+        batch_size: Patches at a time; scores do not depend on it.
+
+    Raises:
+        ConfigError: The set does not name its dataset and split, or its protocol contradicts the dataset.
+        InputError: The dataset is missing or has no patch in that part, or a patch is broken.
+        MismatchError: The model does not take this dataset, or was trained on patches of it.
+    """
+    if batch_size < 1:
+        raise ConfigError("batch_size must be at least 1", batch_size, "set a positive number")
+    dataset, rows = _open(predictor, evaluation_set)
+    spec = predictor.spec
+    classes = len(spec.taxonomy)
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    without_label = without_data = 0
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    for batch in track(batches, f"evaluating {evaluation_set.name}"):
+        images, truth = _read(dataset, batch)
+        predicted = predictor.labels(images)
+        if predicted.shape != truth.shape:
+            raise MismatchError("the model's labels have another shape than the masks", predicted.shape)
+        empty = (images == NODATA).any(axis=1)
+        without_label += int((truth == IGNORE).sum())
+        without_data += int((empty & (truth != IGNORE)).sum())
+        truth[empty] = IGNORE
+        confusion += metrics.confusion_matrix(truth, predicted, classes)
+    return Evaluation(
+        set=evaluation_set.name,
+        dataset=dataset.spec.name,
+        root=str(dataset.root),
+        split=str(evaluation_set.split),
+        part=evaluation_set.part,
+        manifest_digest=dataset.digest,
+        simulated=dataset.spec.simulated,
+        trained_on_simulated=spec.simulated,
+        protocol=evaluation_set.protocol,
+        patches=len(rows),
+        patch_size=dataset.spec.patch_size,
+        training_patch_size=spec.patch_size,
+        classes=spec.taxonomy.names,
+        confusion=confusion,
+        without_label=without_label,
+        without_data=without_data,
+        note=evaluation_set.note,
+    )
+
+
+def evaluate_runs(runs: Sequence[Run], sets: Sequence[EvaluationSet], batch_size: int = 8) -> list[Evaluation]:
+    """Score each run on each set, store the results in the runs' folders and print a table.
+
+    Every set is opened before the first is scored, so that a wrong path costs no waiting.
+
+    Raises:
+        ConfigError: No set was chosen, or two of them share a name.
+    """
+    if not sets:
+        raise ConfigError("no evaluation set was chosen", None, "give evaluation=[internal,unseen]")
+    if len({one.name for one in sets}) != len(sets):
+        raise ConfigError("two evaluation sets share a name", [one.name for one in sets], "give each its own")
+    chosen = [(run, one.of(run)) for run in runs for one in sets]
+    for run, one in chosen:
+        _open(run.predictor, one)
+    results: list[Evaluation] = []
+    rows: list[Sequence[object]] = []
+    for run, one in chosen:
+        result = evaluate(run.predictor, one, batch_size)
+        path = run.store(result)
+        say(f"{run.name} on {one.name}: {result.patches} patches, confusion matrix in {path}")
+        results.append(result)
+        rows.extend(score_rows(run.name, result))
+    table("Scores", SCORE_COLUMNS, rows)
+    for title, rule in MEANS.values():
+        say(f"{title}: {rule}")
+    if any(result.simulated for result in results):
+        warn(SIMULATED_NOTE)
+    return results
+
+
+SCORE_COLUMNS = ("run", "set", "protocol", "patches", *(title for title, _ in MEANS.values()), "note")
+"""Columns of :func:`score_rows`."""
+
+
+def score_rows(run: str, evaluation: Evaluation) -> Iterator[Sequence[object]]:
+    """One row a protocol; the protocol that the set is meant for first."""
+    for protocol in sorted(PROTOCOLS, key=lambda name: name != evaluation.protocol):
+        scores = evaluation.scores(protocol)
+        means = (format_score(scores[key]) for key in MEANS)
+        yield (run, evaluation.set, protocol, evaluation.patches, *means, "; ".join(evaluation.caveats))
+
+
+def format_score(value: float) -> str:
+    """A score with four digits, as the paper prints it; ``n/a`` for NaN."""
+    return "n/a" if np.isnan(value) else f"{value:.4f}"
+
+
+def _open(predictor: Predictor, chosen: EvaluationSet) -> tuple[Dataset, list[int]]:
+    """Open a set's dataset and give its rows, once the model may be scored on them."""
+    if chosen.root is None or chosen.split is None:
+        raise ConfigError(f"evaluation set {chosen.name} lacks root or split", None, "set both, or evaluate a run")
+    spec = predictor.spec
+    dataset = open_dataset(chosen.root)
+    spec.check_fits(dataset.spec)
+    if dataset.spec.protocol == "crop" and chosen.protocol == "all":
+        remedy = f"set evaluation.{chosen.name}.protocol=crop"
+        raise ConfigError(f"dataset {dataset.spec.name} knows labelled crop pixels only", chosen.protocol, remedy)
+    rows = dataset.parts(chosen.split)[chosen.part]  # type: ignore[index]
+    if not len(rows):
+        raise InputError(
+            f"part {chosen.part} of split {chosen.split} of {dataset.root} has no patch", None, "choose another part"
+        )
+    if dataset.digest == spec.manifest_digest:
+        trained = dataset.parts(spec.split)["train"]
+        shared = np.intersect1d(rows, trained)
+        if shared.size:
+            raise MismatchError(
+                f"evaluation set {chosen.name} holds {shared.size} patches that the model was trained on",
+                str(dataset.manifest["id"][int(shared[0])].as_py()),
+                f"evaluate part test of split {spec.split}",
+            )
+    elif dataset.spec.name == spec.dataset and chosen.split == spec.split:
+        warn(
+            f"dataset {dataset.root} was prepared again since the model was trained: "
+            "whether its test part was trained on cannot be told"
+        )
+    return dataset, [int(row) for row in rows]
+
+
+def _read(dataset: Dataset, rows: Sequence[int]) -> tuple[UInt16Array, UInt8Array]:
+    """Images (n, bands, size, size) and masks (n, size, size) of ``rows``.
+
+    Raises:
+        InputError: A patch of another shape, or a label that is neither a class nor 255.
+    """
+    size, classes = dataset.spec.patch_size, len(dataset.spec.taxonomy)
+    images = np.empty((len(rows), len(dataset.spec.bands), size, size), dtype=np.uint16)
+    masks = np.empty((len(rows), size, size), dtype=np.uint8)
+    remedy = "prepare the dataset again"
+    for place, row in enumerate(rows):
+        patch = str(dataset.manifest["id"][row].as_py())
+        image, mask = dataset.image(row), dataset.mask(row)
+        for what, shape in (("image", image.shape[1:]), ("mask", mask.shape)):
+            if shape != (size, size):
+                raise InputError(f"{what} of patch {patch} is not {size} by {size} pixels", shape, remedy)
+        counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+        unknown = np.flatnonzero(counts[classes:IGNORE]) + classes
+        if unknown.size:
+            raise InputError(f"mask of patch {patch} has labels that are no class", unknown.tolist(), remedy)
+        images[place], masks[place] = image, mask
+    return images, masks

@@ -1,0 +1,317 @@
+"""A finished run, opened again: its folder holds all that evaluation, prediction and report need.
+
+- ``spec.json``: what it learned from, and who can load it (ModelSpec);
+- ``weights.pt`` or ``forest.skops``: the weights, read by the loader that ``spec.json`` names;
+- ``.hydra/config.yaml``: the config that made it;
+- ``metrics.csv``: one or more rows an epoch (a forest has none);
+- ``validation.json``: score and confusion matrix on the validation part;
+- ``evaluation/<set>.json``: Evaluation, one an evaluation set.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import DictConfig, OmegaConf
+
+from cropseg import metrics
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError
+from cropseg.predictor import ModelSpec, Predictor
+
+Protocol = Literal["all", "crop"]
+PROTOCOLS: Final[Mapping[Protocol, str]] = {"all": "all valid pixels", "crop": "labelled crop pixels"}
+"""Both protocols, as people are told of them."""
+
+MEANS: Final[Mapping[str, tuple[str, str]]] = {
+    "miou": ("mIoU, all classes", "divided by every class of the taxonomy; an absent class counts 0"),
+    "miou_present": ("mIoU, present", "classes with at least one truth pixel; absent ones left out"),
+    "miou_union": ("mIoU, union", "classes with a truth or a predicted pixel; others left out"),
+    "miou_foreground": (
+        "mIoU, crops",
+        "crops without background, on all pixels; an absent crop counts 0",
+    ),
+    "pixel_accuracy": ("pixel acc.", "correct pixels of all counted pixels"),
+    "mean_class_accuracy": ("class acc.", "recall averaged over classes with at least one truth pixel"),
+}
+"""The scores that tables show: key of :func:`cropseg.metrics.scores`, heading, and the rule for absent classes."""
+
+SIMULATED_NOTE: Final = "simulated: measures the software, not crop mapping"
+"""Stands beside every number measured on simulated pixels."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is stored of one model on one evaluation set; every score is read off the matrix.
+
+    Attributes:
+        set: Name of the evaluation set.
+        dataset: Name of its dataset.
+        root: Folder of the dataset as it was found.
+        split: Split of the dataset.
+        part: Part of the split.
+        manifest_digest: SHA-256 of the dataset's manifest.
+        simulated: Whether its pixels are simulated.
+        trained_on_simulated: Whether the model's were.
+        protocol: The protocol that this set is meant for; both can be read off.
+        patches: Windows evaluated.
+        patch_size: Their size in pixels.
+        training_patch_size: Window in pixels that the model was trained on.
+        classes: Class names by id.
+        confusion: Pixels, rows truth, columns prediction.
+        without_label: Pixels left out because their truth is 255.
+        without_data: Labelled pixels left out because the image has no data there.
+        note: What a reader of the score must know.
+    """
+
+    set: str
+    dataset: str
+    root: str
+    split: str
+    part: str
+    manifest_digest: str
+    simulated: bool
+    trained_on_simulated: bool
+    protocol: Protocol
+    patches: int
+    patch_size: int
+    training_patch_size: int
+    classes: tuple[str, ...]
+    confusion: npt.NDArray[np.int64]
+    without_label: int = 0
+    without_data: int = 0
+    note: str = ""
+
+    def scores(self, protocol: Protocol) -> dict[str, Any]:
+        """All scores under ``protocol``; see :func:`cropseg.metrics.scores`."""
+        return metrics.scores(self.confusion, protocol)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What must stand beside each score of this evaluation."""
+        found = []
+        if self.simulated:
+            found.append(SIMULATED_NOTE)
+        elif self.trained_on_simulated:
+            found.append("model trained on simulated data, scored on real data")
+        if self.patch_size != self.training_patch_size:
+            found.append(f"window {self.patch_size} px, trained on {self.training_patch_size} px")
+        if self.part != "test":
+            found.append(f"part {self.part}, not test")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``evaluation/<set>.json``."""
+        return {**asdict(self), "classes": list(self.classes), "confusion": self.confusion.tolist()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
+        """Read back what :meth:`to_dict` gave; keys of later versions are left out.
+
+        Raises:
+            InputError: A key is missing, or the matrix is not square over the classes.
+        """
+        known = {f.name for f in fields(cls)}
+        try:
+            matrix = np.array(data["confusion"], dtype=np.int64)
+            rest = {k: v for k, v in data.items() if k in known - {"classes", "confusion"}}
+            result = cls(classes=tuple(data["classes"]), confusion=matrix, **rest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError("not a stored evaluation", str(error), "remove the file and evaluate again") from error
+        if matrix.shape != (len(result.classes),) * 2:
+            raise InputError("confusion matrix does not fit the classes", matrix.shape, "evaluate again")
+        return result
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+        spec: What it learned from.
+        config: The config that made it, unresolved; empty if the folder has none.
+        choices: Hydra's chosen option of each config group, such as ``{"model": "unet4gn"}``.
+        history: Columns of ``metrics.csv`` by name, one value an epoch, NaN where not logged; empty for a forest.
+        validation: Content of ``validation.json``; empty if there is none.
+        evaluations: By name of the evaluation set.
+    """
+
+    path: Path
+    spec: ModelSpec
+    config: DictConfig
+    choices: Mapping[str, str] = field(default_factory=dict)
+    history: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
+    @property
+    def model(self) -> str:
+        """The ``model`` option that was trained, or the folder's name where that is unknown."""
+        return str(self.choices.get("model", self.name))
+
+    @property
+    def dataset_root(self) -> Path | None:
+        """Folder of the training dataset according to the run's config; it may be gone."""
+        root = OmegaConf.select(self.config, "dataset.root", default=None)
+        return None if root is None else Path(str(root))
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The trained model, loaded on first use.
+
+        Raises:
+            InputError: ``spec.json`` names no loader of cropseg, or the weights are missing or broken.
+        """
+        return _loader(self.spec.loader, self.path)(self.path, self.spec)
+
+    def store(self, evaluation: Evaluation) -> Path:
+        """Write an evaluation into the run's folder, atomically, and return its path."""
+        path = self.path / "evaluation" / f"{evaluation.set}.json"
+        storage.write_json(path, evaluation.to_dict())
+        return path
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the folder of a finished run.
+
+    Raises:
+        InputError: It does not exist, is no run, or a file of it is broken.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"no such run: {path}", None, "give the folder that train.py named, or run=latest")
+    if not (path / "spec.json").is_file():
+        remedy = "training did not finish there, or this is another folder: give the one that train.py named"
+        raise InputError(f"{path} is no finished run (spec.json is missing)", None, remedy)
+    try:
+        spec = ModelSpec.from_dict(storage.read_json(path / "spec.json"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / 'spec.json'} is not a model's", str(error), "train again") from error
+    hydra = _config(path / ".hydra" / "hydra.yaml")
+    choices = OmegaConf.select(hydra, "hydra.runtime.choices", default=None) or {}
+    validation = path / "validation.json"
+    return Run(
+        path=path,
+        spec=spec,
+        config=_config(path / ".hydra" / "config.yaml"),
+        choices={str(k): str(v) for k, v in choices.items()},
+        history=read_history(path / "metrics.csv"),
+        validation=storage.read_json(validation) if validation.is_file() else {},
+        evaluations={
+            file.stem: Evaluation.from_dict(storage.read_json(file)) for file in sorted(path.glob("evaluation/*.json"))
+        },
+    )
+
+
+def open_runs(run: object, folder: str | Path) -> list[Run]:
+    """Open what the option ``run`` names: a path, ``latest``, or a list of them.
+
+    Args:
+        run: Value of the option.
+        folder: Where runs lie; ``latest`` is the one there that finished last.
+
+    Raises:
+        ConfigError: Nothing was given.
+        InputError: A run cannot be opened.
+    """
+    if run is None or run == "???":
+        raise ConfigError("run is not set", None, "give run=latest or run=<folder that train.py named>")
+    names = [str(run)] if isinstance(run, str | Path) else [str(one) for one in _listed(run)]
+    if not names:
+        raise ConfigError("run names nothing", names, "give run=latest or run=<folder that train.py named>")
+    return [open_run(latest_run(Path(folder)) if name == "latest" else name) for name in dict.fromkeys(names)]
+
+
+def open_one(run: object, folder: str | Path) -> Run:
+    """Like :func:`open_runs`, for a command that takes a single run.
+
+    Raises:
+        ConfigError: Several were named.
+    """
+    runs = open_runs(run, folder)
+    if len(runs) > 1:
+        raise ConfigError("this command takes one run", [one.name for one in runs], "give run=<folder>")
+    return runs[0]
+
+
+def latest_run(folder: Path) -> Path:
+    """The run in ``folder`` (or one level deeper, where sweeps put theirs) that finished last.
+
+    Raises:
+        InputError: There is none.
+    """
+    specs = [*folder.glob("*/spec.json"), *folder.glob("*/*/spec.json")]
+    if not specs:
+        raise InputError(f"no finished run in {folder}", None, "train one: python train.py experiment=demo")
+    return max(specs, key=lambda spec: (spec.stat().st_mtime_ns, str(spec))).parent
+
+
+def read_history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """Read ``metrics.csv``: the rows of an epoch are put together, the last value of each column counts.
+
+    Returns:
+        Columns by name, ``epoch`` ascending among them; empty if the file does not exist.
+    """
+    if not path.is_file():
+        return {}
+    epochs: dict[int, dict[str, float]] = {}
+    names: dict[str, None] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            values = {name: number for name, text in row.items() if (number := _number(text)) is not None}
+            if "epoch" not in values:
+                continue
+            epochs.setdefault(int(values["epoch"]), {}).update(values)
+            names.update(dict.fromkeys(values))
+    return {
+        name: np.array([epochs[epoch].get(name, math.nan) for epoch in sorted(epochs)], dtype=np.float64)
+        for name in names
+    }
+
+
+def _number(text: object) -> float | None:
+    try:
+        return float(str(text))
+    except ValueError:
+        return None
+
+
+def _listed(run: object) -> list[Any]:
+    return list(run) if isinstance(run, list | tuple) or OmegaConf.is_list(run) else [run]  # type: ignore[call-overload]
+
+
+def _config(path: Path) -> DictConfig:
+    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    if not isinstance(config, DictConfig):
+        raise InputError(f"{path} is no config", None, "restore the file that train.py wrote")
+    return config
+
+
+def _loader(name: str, path: Path) -> Callable[[Path, ModelSpec], Predictor]:
+    """The function called ``name``; only cropseg's own, since a run folder may come from a stranger."""
+    remedy = f"restore {path / 'spec.json'}; only loaders that belong to cropseg are called"
+    if not name.startswith("cropseg."):
+        raise InputError("the run names a loader outside cropseg", name, remedy)
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError("the run names a loader that does not exist", name, remedy) from error
+    # A dotted name can walk through an imported module: cropseg.runs.csv.reader is not ours.
+    if not callable(found) or not str(getattr(found, "__module__", "")).startswith("cropseg."):
+        raise InputError("the run names a loader outside cropseg", name, remedy)
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,208 @@
+import dataclasses
+import tracemalloc
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from factory import make_dataset
+from fakes import Hashed, Majority, Nearest, make_run, spec_for, with_predictor
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, CropsegError, InputError, MismatchError
+from cropseg.evaluate import EvaluationSet, evaluate, evaluate_runs
+from cropseg.runs import SIMULATED_NOTE, open_run
+
+TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data"), n=9, size=24, nodata=True, ignored=True, parts=TEST_ONLY)
+
+
+def chosen(dataset, **changes):
+    return EvaluationSet(**{"name": "x", "root": str(dataset.root), "split": "location", **changes})
+
+
+@pytest.mark.parametrize("make", [Nearest, Majority, Hashed])
+def test_scores_equal_scikit_learn_on_all_pixels_at_once(dataset, make):
+    predictor = make(spec_for(simulated=False, patch_size=24))
+    result = evaluate(predictor, chosen(dataset), batch_size=4)
+    rows = range(len(dataset))
+    images = np.stack([dataset.image(row) for row in rows])
+    truth = np.stack([dataset.mask(row) for row in rows])
+    keep = (truth != 255) & (images != 0).all(axis=1)
+    flat_truth, flat_prediction = truth[keep], predictor.labels(images)[keep]
+    matrix = sklearn.metrics.confusion_matrix(flat_truth, flat_prediction, labels=range(11))
+    np.testing.assert_array_equal(result.confusion, matrix)
+    assert result.confusion.dtype == np.int64
+    assert result.scores("all")["pixel_accuracy"] == pytest.approx(
+        sklearn.metrics.accuracy_score(flat_truth, flat_prediction)
+    )
+    assert result.scores("all")["miou_union"] == pytest.approx(
+        sklearn.metrics.jaccard_score(flat_truth, flat_prediction, average="macro")
+    )
+    crops = flat_truth != 0
+    assert result.scores("crop")["pixel_accuracy"] == pytest.approx(
+        sklearn.metrics.accuracy_score(flat_truth[crops], flat_prediction[crops])
+    )
+    assert result.without_label == (truth == 255).sum()
+    assert result.without_label + result.without_data + result.confusion.sum() == truth.size
+
+
+def test_the_right_answer_scores_one_and_the_majority_its_share(dataset):
+    right = evaluate(Nearest(spec_for()), chosen(dataset)).scores("all")
+    assert right["pixel_accuracy"] == right["miou_present"] == 1.0
+    majority = evaluate(Majority(spec_for(), 3), chosen(dataset)).scores("all")
+    assert majority["pixel_accuracy"] == pytest.approx(majority["support"][3] / sum(majority["support"]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9, 100])
+def test_scores_do_not_depend_on_batch_size(dataset, batch_size):
+    predictor = Hashed(spec_for())
+    result = evaluate(predictor, chosen(dataset), batch_size)
+    np.testing.assert_array_equal(result.confusion, evaluate(Hashed(spec_for()), chosen(dataset)).confusion)
+    assert max(shape[0] for shape in predictor.seen) == min(batch_size, 9)
+    with pytest.raises(ConfigError, match="batch_size"):
+        evaluate(predictor, chosen(dataset), 0)
+
+
+def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
+    peaks = []
+    for n in (4, 40):
+        data = make_dataset(tmp_path / str(n), n=n, size=64, parts=TEST_ONLY)
+        tracemalloc.start()
+        evaluate(Majority(spec_for()), chosen(data), batch_size=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0] + 200_000
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"bands": ("B02", "B03")}, "bands"),
+        ({"resolution": 20.0}, "resolution"),
+        ({"taxonomy": "fewer"}, "classes"),
+    ],
+)
+def test_a_set_that_does_not_fit_the_run_is_refused_with_what_differs(dataset, change, text):
+    if "taxonomy" in change:
+        mine = dataset.spec.taxonomy
+        change = {"taxonomy": dataclasses.replace(mine, classes=mine.classes[:5])}
+    with pytest.raises(MismatchError, match=text):
+        evaluate(Nearest(spec_for(**change)), chosen(dataset))
+
+
+@pytest.mark.parametrize(
+    ("kind", "array", "text"),
+    [
+        ("mask", np.full((24, 24), 11, np.uint8), r"labels that are no class: \[11\]"),
+        ("mask", np.full((24, 24), 254, np.uint8), "labels that are no class"),
+        ("mask", np.zeros((24, 25), np.uint8), "24 by 24"),
+        ("image", np.ones((10, 23, 24), np.uint16), "24 by 24"),
+        ("image", np.ones((9, 24, 24), np.uint16), "number of bands"),
+        ("image", np.ones((10, 24, 24), np.float32), "uint16"),
+    ],
+)
+def test_a_broken_patch_is_named(tmp_path, kind, array, text):
+    data = make_dataset(tmp_path, n=3, size=24, parts=TEST_ONLY)
+    patch = data.manifest["id"][1].as_py()
+    storage.write_array(data.root / f"shards/{patch}.{kind}.npy", array)
+    with pytest.raises(InputError, match=text) as error:
+        evaluate(Nearest(spec_for()), chosen(data))
+    assert patch in str(error.value)
+
+
+def test_training_ground_is_refused_whatever_the_split_is_called(tmp_path):
+    data = make_dataset(tmp_path, n=10, size=16)
+    model = Nearest(spec_for(data))
+    with pytest.raises(MismatchError, match="6 patches that the model was trained on"):
+        evaluate(model, chosen(data, part="train"))
+    evaluate(model, chosen(data, part="val"))
+    evaluate(model, chosen(data, part="test"))
+    (tmp_path / "splits" / "other.parquet").write_bytes((tmp_path / "splits" / "location.parquet").read_bytes())
+    with pytest.raises(MismatchError, match="trained on"):
+        evaluate(model, chosen(data, split="other", part="train"))
+
+
+def test_a_dataset_made_again_since_training_is_pointed_out(tmp_path, capsys):
+    data = make_dataset(tmp_path, n=10, size=16)
+    evaluate(Nearest(spec_for(data, manifest_digest="1" * 64)), chosen(data))
+    assert "prepared again since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"part": "tset"}, "part"),
+        ({"protocol": "some"}, "protocol"),
+        ({"name": "../x"}, "name"),
+        ({"name": ""}, "name"),
+        ({"root": None}, "root"),
+        ({"root": "no/such"}, "no dataset"),
+        ({"split": "random"}, "no split"),
+        ({"part": "val"}, "has no patch"),
+    ],
+)
+def test_wrong_sets_are_typed_errors(dataset, change, text):
+    with pytest.raises(CropsegError, match=text):
+        evaluate(Nearest(spec_for()), chosen(dataset, **change))
+
+
+def test_a_sparse_dataset_is_not_scored_as_an_exhaustive_one(tmp_path):
+    data = make_dataset(tmp_path, n=2, size=16, protocol="crop", parts=TEST_ONLY)
+    with pytest.raises(ConfigError, match="crop pixels only"):
+        evaluate(Nearest(spec_for()), chosen(data, protocol="all"))
+    assert evaluate(Nearest(spec_for()), chosen(data, protocol="crop")).protocol == "crop"
+
+
+def test_runs_are_scored_stored_and_shown(tmp_path, capsys):
+    data = make_dataset(tmp_path / "own", n=10, size=16)
+    other = make_dataset(tmp_path / "other", n=3, size=24, seed=5, parts=TEST_ONLY, name="other", simulated=False)
+    spec = spec_for(data)
+    runs = [
+        with_predictor(open_run(make_run(tmp_path / "runs" / name, spec, data)), make(spec))
+        for name, make in (("near", Nearest), ("major", Majority))
+    ]
+    sets = [EvaluationSet("internal", None, None), chosen(other, name="real", note="n")]
+    results = evaluate_runs(runs, sets, 2)
+    assert [one.set for one in results] == ["internal", "real"] * 2
+    shown = capsys.readouterr()
+    assert SIMULATED_NOTE in " ".join(shown.err.split())
+    # On each row of simulated data, not only once below the table.
+    assert shown.out.count("simulated: measures") == 4
+    assert shown.out.count("trained on simulated") == 4
+    assert shown.out.count("window 24 px") == 4
+    stored = open_run(tmp_path / "runs" / "near").evaluations
+    assert stored["internal"].to_dict() == results[0].to_dict()
+    keys = {"set", "dataset", "manifest_digest", "simulated", "protocol", "patches", "patch_size", "classes"}
+    assert keys | {"confusion", "note"} <= set(storage.read_json(tmp_path / "runs/near/evaluation/real.json"))
+
+
+def test_nothing_is_scored_if_one_set_is_missing(tmp_path):
+    data = make_dataset(tmp_path / "own", n=5, size=16)
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for(data), data)), Nearest(spec_for(data)))
+    with pytest.raises(InputError, match="no dataset"):
+        evaluate_runs([run], [EvaluationSet("internal", None, None), chosen(data, name="y", root="none")])
+    assert not (tmp_path / "r" / "evaluation").exists()
+    for wrong in ([], [chosen(data), chosen(data)]):
+        with pytest.raises(ConfigError):
+            evaluate_runs([run], wrong)
+    orphan = with_predictor(open_run(make_run(tmp_path / "o", spec_for(data))), Nearest(spec_for(data)))
+    with pytest.raises(ConfigError, match="does not tell"):
+        evaluate_runs([orphan], [EvaluationSet("internal", None, None)])
+
+
+@pytest.mark.parametrize("override", ["[internal,flanders]", "unseen", "[unseen_sparse]", None])
+def test_each_set_composes_under_its_own_key(repo, override):
+    with initialize_config_dir(str(repo / "conf"), version_base="1.3"):
+        cfg = compose("evaluate", [] if override is None else [f"evaluation={override}"])
+    names = override.strip("[]").split(",") if override else ["internal", "unseen", "unseen_sparse"]
+    sets = {key: instantiate(one) for key, one in cfg.evaluation.items()}
+    assert list(sets) == names
+    for name, one in sets.items():
+        assert one.name == name
+        assert one.note

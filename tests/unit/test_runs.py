@@ -1,0 +1,145 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from fakes import make_run, spec_for
+from omegaconf import OmegaConf
+
+from cropseg import metrics
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError
+from cropseg.runs import SIMULATED_NOTE, Evaluation, latest_run, open_one, open_run, open_runs, read_history
+
+
+def evaluation(**changes):
+    random = np.random.default_rng(1)
+    values = {
+        "set": "internal",
+        "dataset": "tiny",
+        "root": "data/tiny",
+        "split": "location",
+        "part": "test",
+        "manifest_digest": "0" * 64,
+        "simulated": True,
+        "trained_on_simulated": True,
+        "protocol": "all",
+        "patches": 3,
+        "patch_size": 32,
+        "training_patch_size": 32,
+        "classes": tuple(f"c{i}" for i in range(11)),
+        "confusion": random.integers(0, 2**40, (11, 11)),
+    }
+    return Evaluation(**{**values, **changes})
+
+
+def test_a_run_opens_with_all_that_its_folder_holds(tmp_path):
+    path = make_run(tmp_path / "a", spec_for(), model="rf_spectral", seed=3)
+    run = open_run(path)
+    run.store(evaluation())
+    run = open_run(path)
+    assert run.spec == spec_for()
+    assert (run.name, run.model, run.config.seed) == ("a", "rf_spectral", 3)
+    assert run.validation["miou_present"] == 0.5
+    assert list(run.evaluations) == ["internal"]
+    assert run.history["train_loss"].tolist() == [2.5, 1.6]
+    assert run.history["val_miou_present"].tolist() == [0.1, 0.2]
+
+
+def test_a_run_needs_its_spec_alone(tmp_path):
+    storage.write_json(tmp_path / "r" / "spec.json", spec_for().to_dict())
+    run = open_run(tmp_path / "r")
+    assert (run.history, run.validation, run.evaluations, run.model, run.dataset_root) == ({}, {}, {}, "r", None)
+
+
+@pytest.mark.parametrize(("make", "text"), [(False, "no such run"), (True, "spec.json is missing")])
+def test_a_folder_that_is_no_run_is_refused(tmp_path, make, text):
+    if make:
+        (tmp_path / "x").mkdir()
+    with pytest.raises(InputError, match=text):
+        open_run(tmp_path / "x")
+
+
+@pytest.mark.parametrize("content", ["{", '{"loader": "cropseg.x"}', "[]"])
+def test_a_broken_spec_is_one_clear_error(tmp_path, content):
+    storage.write_bytes(tmp_path / "r" / "spec.json", content.encode())
+    with pytest.raises(InputError, match=r"spec\.json"):
+        open_run(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        "os.system",
+        "cropseg_evil.load",
+        "cropseg.core.storage.os.system",
+        "cropseg.runs.storage.json.loads",
+        "cropseg.nothing.load",
+        "cropseg.runs.nothing",
+        "cropseg.runs.PROTOCOLS",
+        "cropseg.",
+        "",
+    ],
+)
+def test_only_loaders_of_cropseg_are_called(tmp_path, loader):
+    run = open_run(make_run(tmp_path / "r", spec_for(loader=loader)))
+    with pytest.raises(InputError, match="loader"):
+        _ = run.predictor
+
+
+def test_latest_is_the_run_that_finished_last_sweeps_included(tmp_path):
+    for age, name in enumerate(("old", "sweep/0", "older")):
+        spec = make_run(tmp_path / name, spec_for()) / "spec.json"
+        os.utime(spec, (1000 - age, 1000 - age if name != "sweep/0" else 2000))
+    (tmp_path / "unfinished").mkdir()
+    assert latest_run(tmp_path) == tmp_path / "sweep" / "0"
+    assert open_one("latest", tmp_path).name == "0"
+    with pytest.raises(InputError, match="no finished run"):
+        latest_run(tmp_path / "unfinished")
+
+
+def test_run_may_be_a_path_or_a_list(tmp_path):
+    a, b = (str(make_run(tmp_path / name, spec_for())) for name in "ab")
+    assert [run.name for run in open_runs(OmegaConf.create([a, b, a]), tmp_path)] == ["a", "b"]
+    assert [run.name for run in open_runs(b, tmp_path)] == ["b"]
+    for nothing in (None, []):
+        with pytest.raises(ConfigError, match="run"):
+            open_runs(nothing, tmp_path)
+    with pytest.raises(ConfigError, match="one run"):
+        open_one([a, b], tmp_path)
+
+
+def test_history_survives_gaps_and_columns_without_numbers(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,lr,note\n1,0.1,\n0,,x\n1,,\n,5,\n")
+    history = read_history(path)
+    assert history["epoch"].tolist() == [0, 1]
+    np.testing.assert_array_equal(history["lr"], [np.nan, 0.1])
+    assert "note" not in history
+    assert read_history(tmp_path / "none.csv") == {}
+
+
+def test_an_evaluation_is_kept_exactly_and_all_scores_come_from_its_matrix(tmp_path):
+    first = evaluation(note="n", without_data=5)
+    storage.write_json(tmp_path / "e.json", {**first.to_dict(), "of_a_later_version": 1})
+    again = Evaluation.from_dict(json.loads((tmp_path / "e.json").read_text()))
+    assert again.to_dict() == first.to_dict()
+    for protocol in ("all", "crop"):
+        np.testing.assert_equal(again.scores(protocol), metrics.scores(first.confusion, protocol))
+
+
+@pytest.mark.parametrize("broken", [{"confusion": [[1]]}, {"confusion": "x"}, {"patches": None, "classes": None}])
+def test_a_broken_evaluation_is_refused(broken):
+    with pytest.raises(InputError):
+        Evaluation.from_dict({**evaluation().to_dict(), **broken})
+
+
+def test_what_must_stand_beside_a_score():
+    assert evaluation().caveats == (SIMULATED_NOTE,)
+    assert evaluation(simulated=False, trained_on_simulated=False).caveats == ()
+    real = evaluation(simulated=False, patch_size=64, part="val").caveats
+    assert real == (
+        "model trained on simulated data, scored on real data",
+        "window 64 px, trained on 32 px",
+        "part val, not test",
+    )
