@@ -70,9 +70,16 @@ class Rules:
         taxonomy: Its classes and keywords.
         unmapped: Label of names that no class takes: ``ignore`` (255) or ``background`` (0, the paper's).
         ambiguous: Label of names that several classes take: ``ignore`` (255) or the ``lowest`` id (the paper's).
+        separator: Text between crops in names that list several; None where a name is one crop.
     """
 
-    def __init__(self, taxonomy: Taxonomy, unmapped: Unmapped = "ignore", ambiguous: Ambiguous = "ignore") -> None:
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        unmapped: Unmapped = "ignore",
+        ambiguous: Ambiguous = "ignore",
+        separator: str | None = None,
+    ) -> None:
         if unmapped not in ("ignore", "background"):
             raise ConfigError("what to do with unmapped names", unmapped, "use ignore or background")
         if ambiguous not in ("ignore", "lowest"):
@@ -80,6 +87,7 @@ class Rules:
         self.taxonomy = taxonomy
         self.unmapped = unmapped
         self.ambiguous = ambiguous
+        self.separator = separator
         # The same keywords without exclusions, and the exclusions as keywords: to say why a name was left out.
         self._included = replace(taxonomy, classes=tuple(replace(c, exclude=()) for c in taxonomy.classes))
         self._excluded = replace(
@@ -91,6 +99,20 @@ class Rules:
 
     def decide(self, english: str) -> tuple[int, str]:
         """The label of an English name, and the rule that decided it."""
+        crops = [english] if self.separator is None else [part for part in english.split(self.separator) if part]
+        if len(crops) < 2 or self.ambiguous == "lowest":  # the paper reads a list of crops as one name
+            return self._decide_crop(english)
+        decisions = [self._decide_crop(crop) for crop in crops]
+        if len({label for label, _ in decisions}) == 1:
+            return decisions[0]
+        # A parcel half maize, half kale is not a field of maize: where its crops differ, nobody knows which lies where.
+        names = [
+            f"no class ({crop})" if label in (IGNORE, BACKGROUND) else self.taxonomy.names[label]
+            for crop, (label, _) in zip(crops, decisions, strict=True)
+        ]
+        return IGNORE, f"several crops: {', '.join(dict.fromkeys(names))} -> ignored"
+
+    def _decide_crop(self, english: str) -> tuple[int, str]:
         matches = self.taxonomy.matches(english)
         if len(matches) == 1:
             return matches[0].class_id, f"{self.taxonomy.name}: keyword '{matches[0].keyword}'"
@@ -127,7 +149,7 @@ def harmonize(
         InputError: A file is missing or not what it should be (see :func:`data_prep.parcels.read`).
         ConfigError: National names without a table to translate them, or an option with an unknown value.
     """
-    rules = Rules(taxonomy, unmapped, ambiguous)
+    rules = Rules(taxonomy, unmapped, ambiguous, subset.separator)
     crop_table = None if subset.table is None else read_table(subset.table)
     if subset.parcels is None:
         return _harmonize_table(subset, rules, crop_table)

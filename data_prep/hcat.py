@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from cropseg.core.taxonomy import Taxonomy
 
 CLASS_OF_PREFIX = {
-    "330101060": "maize",  # grain maize, sweet corn, popcorn
-    "330109040": "maize",  # green and silage maize
-    "330106040": "rapeseed",
-    "330101010": "wheat",  # common soft wheat
-    "330101020": "wheat",  # durum
-    "330101030": "wheat",  # rye: Table 1 puts rye and triticale with wheat
-    "330101080": "wheat",  # triticale
-    "330101040": "barley",
-    "330101050": "oats",
-    "330106050": "sunflower",
-    "330129070": "sugar beet",
+    "33010106": "maize",  # grain maize, sweet corn, popcorn
+    "33010904": "maize",  # green and silage maize
+    "33010604": "rapeseed",
+    "33010101": "wheat",  # common soft wheat
+    "33010102": "wheat",  # durum
+    "33010103": "wheat",  # rye: Table 1 puts rye and triticale with wheat
+    "33010108": "wheat",  # triticale
+    "33010104": "barley",
+    "33010105": "oats",
+    "33010605": "sunflower",
+    "33012907": "sugar beet",
     "330116": "soybean",
     "330103": "potato",
     "3302": "pasture",  # pasture, meadow, grassland
-    "330109010": "pasture",  # temporary grass
+    "33010901": "pasture",  # temporary grass
     "3301090301": "pasture",  # alfalfa, lucerne: Table 1 names it and clover, no other legume or grass species
     "3301090303": "pasture",  # clover
 }

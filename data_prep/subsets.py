@@ -33,6 +33,8 @@ class Subset:
         english_column: Column with the English crop name; it needs no table.
         coverage: ``exhaustive`` if ground without a parcel carries no crop, ``sparse`` if it is unknown.
         extent: Left, bottom, right, top in degrees (WGS84) that ``exhaustive`` holds for; None for the parcels' own.
+        separator: Text between the crops of a parcel whose English name lists several, such as ``", "`` in Irish
+            files; None where a name is one crop.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Subset:
     english_column: str | None = None
     coverage: Coverage = "exhaustive"
     extent: Extent | None = None
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         """Check each value; a list for ``extent``, as YAML gives it, becomes a tuple."""
@@ -59,6 +62,8 @@ class Subset:
             raise ConfigError(
                 f"subset {self.name} has neither parcels nor a table", None, "set parcels= to a vector file"
             )
+        if self.separator == "":
+            raise ConfigError(f"separator of subset {self.name} is empty", None, "leave it out, or give some text")
         if self.extent is not None:
             object.__setattr__(self, "extent", self._checked_extent(self.extent))
 
