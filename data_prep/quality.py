@@ -164,8 +164,8 @@ def judge(
     ):
         # NaN, where there is nothing to judge, compares as false and so passes.
         if (value > limit) if too_much else (value < limit):
-            bound = "at most" if too_much else "at least"
-            return Verdict(False, rule, f"{value:.2%} {what}, {bound} {limit:.2%} allowed", figures)
+            bound = f"at most {limit:.2%} allowed" if too_much else f"at least {limit:.2%} needed"
+            return Verdict(False, rule, f"{value:.2%} {what}, {bound}", figures)
     return Verdict(True, "", "", figures)
 
 

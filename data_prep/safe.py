@@ -190,8 +190,9 @@ def _crs(code: str, path: Path) -> str:
 def _offsets(root: ElementTree.Element, path: Path, baseline: str) -> tuple[dict[str, int], str]:
     """BOA offset by band, and the evidence for it."""
     elements = _find_all(root, "BOA_ADD_OFFSET")
+    version = _version(baseline, path)
     if not elements:
-        if _version(baseline, path) >= (4, 0):
+        if version >= (4, 0):
             raise InputError(
                 f"{path} is of baseline {baseline} but gives no BOA_ADD_OFFSET, which every one since 04.00 has",
                 None,
