@@ -35,7 +35,7 @@ class Fetcher:
     """Gets products from an archive that speaks CDSE's OData addresses, through a cache on disk.
 
     Args:
-        download_url: Root of the service; the product is at ``<download_url>/Products(<uuid>)/$value``. The host of the
+        download_url: Root of the service; the product is at ``<download_url>/odata/v1/Products(<uuid>)/$value``. The host of the
             catalogue's own links is not used: a redirect across hosts loses the login.
         tokens: Gives the bearer token.
         cache: The cache folder.
@@ -137,7 +137,7 @@ class Fetcher:
         """One request; what arrives is added to ``part``. Returns the status and the seconds asked to wait."""
         have = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
-        url = f"{self._url}/Products({product.uuid})/$value"
+        url = f"{self._url}/odata/v1/Products({product.uuid})/$value"
         with requests.get(url, headers=headers, auth=_Bearer(token), stream=True, timeout=self._timeout) as answer:
             if answer.status_code not in (200, 206):
                 retry_after = answer.headers.get("Retry-After", "")
