@@ -216,6 +216,7 @@ def tile(meta: ProductMeta, statistics: Mapping[SceneClass, float]) -> str:
   </n1:Geometric_Info>
   <n1:Quality_Indicators_Info metadataLevel="Standard">
     <Image_Content_QI>
+      <CLOUDY_PIXEL_PERCENTAGE>{meta.cloud_cover:.6f}</CLOUDY_PIXEL_PERCENTAGE>
 {_content(meta, statistics)}
     </Image_Content_QI>
   </n1:Quality_Indicators_Info>
@@ -312,7 +313,7 @@ def _positions(outline: shapely.Polygon) -> str:
 
 
 def _content(meta: ProductMeta, statistics: Mapping[SceneClass, float]) -> str:
-    lines = [f"      <CLOUDY_PIXEL_PERCENTAGE>{meta.cloud_cover:.6f}</CLOUDY_PIXEL_PERCENTAGE>"]
+    lines = []
     for kind, name in _PERCENTAGES.items():
         share = meta.nodata_percentage if kind is SceneClass.NO_DATA else statistics[kind]
         lines.append(f"      <{name}>{share:.6f}</{name}>")
