@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import joblib
 import numpy as np
@@ -19,7 +19,7 @@ from sklearn.ensemble import RandomForestClassifier
 from skops.io.exceptions import UntrustedTypesFoundException
 
 from cropseg.core import storage
-from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.errors import InputError
 from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset, Part
 from cropseg.core.progress import say, table, track, warn
@@ -67,10 +67,6 @@ class MetricsLogger(Protocol):
         """Record scores."""
         ...
 
-    def log_hyperparams(self, params: dict[str, Any]) -> None:
-        """Record the configuration."""
-        ...
-
     def finalize(self, status: str) -> None:
         """Write out and close."""
         ...
@@ -84,7 +80,7 @@ class ForestLearner:
         sampling: How many pixels are drawn, and the seed of it.
         context: Bands whose surroundings are features too; none for the spectral forest.
         windows: Window sizes in pixels for ``context``.
-        logger: Lightning loggers that get the validation scores: one, several, or several by name.
+        logger: Lightning loggers by name; they get the validation scores.
     """
 
     def __init__(
@@ -93,13 +89,13 @@ class ForestLearner:
         sampling: Sampling,
         context: Sequence[str] = (),
         windows: Sequence[int] = (),
-        logger: MetricsLogger | Iterable[MetricsLogger] | Mapping[str, MetricsLogger] | None = None,
+        logger: Mapping[str, MetricsLogger] | None = None,
     ) -> None:
         self.forest = forest
         self.sampling = sampling
         self.context = tuple(context)
         self.windows = tuple(windows)
-        self.logger = logger
+        self.logger = logger or {}
 
     def fit(self, data: TrainingData, run_dir: Path) -> ForestPredictor:
         """Train, validate, and leave a finished run in ``run_dir``.
@@ -142,33 +138,21 @@ class ForestLearner:
             split=data.split,
             versions={name: metadata.version(name) for name in ("cropseg", "numpy", "scikit-learn", "skops")},
         )
-        predictor = ForestPredictor(forest, spec)
-        confusion = validate(predictor, dataset, parts["val"])
-        found = scores(confusion, dataset.spec.protocol)
-        predictor.validation_score = float(found["miou_present"])
+        predictor = ForestPredictor(forest, spec, protocol=dataset.spec.protocol)
+        predictor.confusion = validate(predictor, dataset, parts["val"])
         predictor.save(run_dir)
-        storage.write_json(
-            run_dir / "validation.json",
-            {
-                "miou_present": None if np.isnan(predictor.validation_score) else predictor.validation_score,
-                "confusion": confusion.tolist(),
-                "epoch": 0,
-            },
-        )
-        logged = {f"val_{name}": float(value) for name, value in found.items() if isinstance(value, float)}
-        self._log(logged, spec, run_dir)
+        self._log(scores(predictor.confusion, dataset.spec.protocol), run_dir)
+        say(f"validation miou_present {predictor.validation_score:.4f}; the run is in {run_dir}")
         return predictor
 
-    def _log(self, logged: Mapping[str, float], spec: ModelSpec, run_dir: Path) -> None:
-        """Send the scores to every logger; the one row of ``metrics.csv`` is written here if none of them did."""
-        for logger in _loggers(self.logger):
-            logger.log_hyperparams(dict(spec.model))
-            logger.log_metrics(dict(logged), step=0)
+    def _log(self, found: Mapping[str, Any], run_dir: Path) -> None:
+        """Write the one row of ``metrics.csv``, and send the scores to every tracker; one may write the row its way."""
+        logged = {f"val_{name}": value for name, value in found.items() if isinstance(value, float)}
+        row = {"epoch": 0, "step": 0, **logged}
+        storage.write_bytes(run_dir / "metrics.csv", f"{','.join(row)}\n{','.join(map(str, row.values()))}\n".encode())
+        for logger in self.logger.values():
+            logger.log_metrics({"epoch": 0.0, **logged}, step=0)
             logger.finalize("success")
-        path = run_dir / "metrics.csv"
-        if not path.exists():
-            row = {"epoch": 0, "step": 0, **logged}
-            storage.write_bytes(path, f"{','.join(row)}\n{','.join(repr(v) for v in row.values())}\n".encode())
 
 
 class ForestPredictor:
@@ -181,13 +165,22 @@ class ForestPredictor:
     Args:
         forest: Fitted on the classes that occurred in training.
         spec: What it learned from.
-        validation_score: See :attr:`cropseg.predictor.Predictor.validation_score`.
+        confusion: Of the validation part; zeros if not known.
+        protocol: Of the validation score.
     """
 
-    def __init__(self, forest: RandomForestClassifier, spec: ModelSpec, validation_score: float = float("nan")) -> None:
+    def __init__(
+        self,
+        forest: RandomForestClassifier,
+        spec: ModelSpec,
+        confusion: Confusion | None = None,
+        protocol: Literal["all", "crop"] = "all",
+    ) -> None:
+        classes = len(spec.taxonomy)
         self.forest = forest
         self.spec = spec
-        self.validation_score = validation_score
+        self.confusion = np.zeros((classes, classes), np.int64) if confusion is None else confusion
+        self.protocol = protocol
         self.features = Features(spec.bands, tuple(spec.model["context"]), tuple(spec.model["windows"]))
         if forest.n_features_in_ != len(self.features.names):
             raise InputError(
@@ -196,9 +189,14 @@ class ForestPredictor:
                 "the two files are not of one run: train again",
             )
 
+    @property
+    def validation_score(self) -> float:
+        """``miou_present`` on the validation part."""
+        return float(scores(self.confusion, self.protocol)["miou_present"])
+
     def probabilities(self, images: UInt16Array) -> npt.NDArray[np.float32]:
         """Class probabilities, float32 (n, classes, height, width); 0 for classes that training did not hold."""
-        n, _, height, width = images.shape
+        n, height, width = self._checked(images)
         result = np.zeros((n, len(self.spec.taxonomy), height * width), np.float32)
         for first, votes in self._votes(images):
             part = votes.reshape(-1, height * width, votes.shape[1])
@@ -207,7 +205,7 @@ class ForestPredictor:
 
     def labels(self, images: UInt16Array) -> UInt8Array:
         """The most probable class of each pixel, uint8 (n, height, width); of equal ones the lowest id."""
-        n, _, height, width = images.shape
+        n, height, width = self._checked(images)
         result = np.empty((n, height, width), np.uint8)
         for first, votes in self._votes(images):
             part = self.forest.classes_[votes.argmax(axis=1)].reshape(-1, height, width)
@@ -215,7 +213,7 @@ class ForestPredictor:
         return result
 
     def save(self, folder: Path) -> None:
-        """Write ``forest.skops`` (deflated, no pickle), ``spec.json`` and ``importances.json`` atomically."""
+        """Write ``forest.skops`` (deflated, no pickle), ``validation.json``, ``importances.json`` and ``spec.json``."""
         with storage.atomic_path(folder / FILE) as path:
             skops.io.dump(self.forest, path, compression=zipfile.ZIP_DEFLATED)
         ranked = zip(self.features.names, self.forest.feature_importances_.tolist(), strict=True)
@@ -223,7 +221,27 @@ class ForestPredictor:
             folder / "importances.json",
             {"kind": "mean decrease in impurity", "features": [{"name": n, "importance": v} for n, v in ranked]},
         )
+        score = self.validation_score
+        storage.write_json(
+            folder / "validation.json",
+            {
+                "miou_present": None if np.isnan(score) else score,  # JSON has no NaN
+                "confusion": self.confusion.tolist(),
+                "epoch": 0,
+                "protocol": self.protocol,
+            },
+        )
         storage.write_json(folder / "spec.json", self.spec.to_dict())
+
+    def _checked(self, images: UInt16Array) -> tuple[int, int, int]:
+        """Number, height and width of the images."""
+        if images.ndim != 4 or images.shape[1] != len(self.spec.bands):
+            raise InputError(
+                f"images must be (n, {len(self.spec.bands)}, height, width), bands {', '.join(self.spec.bands)}",
+                images.shape,
+                "read them with the run's bands",
+            )
+        return images.shape[0], images.shape[2], images.shape[3]
 
     def _votes(self, images: UInt16Array) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
         """Mean vote of the trees, in batches of whole images.
@@ -282,8 +300,8 @@ def load(folder: Path, spec: ModelSpec) -> ForestPredictor:
     if not isinstance(forest, RandomForestClassifier):
         raise InputError(f"{path} does not hold a forest", type(forest).__name__, "train again")
     check_trees(forest, path)
-    score = storage.read_json(folder / "validation.json")["miou_present"]
-    return ForestPredictor(forest, spec, float("nan") if score is None else float(score))
+    validation = storage.read_json(folder / "validation.json")
+    return ForestPredictor(forest, spec, np.array(validation["confusion"], np.int64), validation["protocol"])
 
 
 def check_trees(forest: RandomForestClassifier, path: Path) -> None:
@@ -308,18 +326,6 @@ def check_trees(forest: RandomForestClassifier, path: Path) -> None:
         )
         if not sound:
             raise InputError(f"{path} holds a broken tree, number", number, "do not use this file; train again")
-
-
-def _loggers(given: Any) -> list[MetricsLogger]:
-    if given is None or given is False:
-        return []
-    if isinstance(given, Mapping):
-        return [logger for logger in given.values() if logger is not None]
-    if isinstance(given, Iterable):
-        return list(given)
-    if not hasattr(given, "log_metrics"):
-        raise ConfigError("logger of the forest", type(given).__name__, "choose from conf/logger")
-    return [given]
 
 
 def _show(samples: Samples, names: Sequence[str]) -> None:
