@@ -57,9 +57,8 @@ class Harmonized:
         """Keyword rules against HCAT codes, over the audited rows that have a code and are not rejected."""
         rows = self.audit[(self.audit["hcat"] != "") & (self.audit["class_name"] != "rejected")]
         return hcat.agreement(
-            (_target(name), other)
-            for name, other, count in zip(rows["class_name"], rows["hcat_class"], rows["rows"], strict=True)
-            for _ in range(count)
+            (_target(name), other, count)
+            for name, other, count in zip(rows["class_name"], rows["hcat_class"], rows["rows"].tolist(), strict=True)
         )
 
 

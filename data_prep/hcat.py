@@ -68,9 +68,12 @@ def class_of(code: str, taxonomy: Taxonomy) -> str:
     return ""
 
 
-def agreement(pairs: Iterable[tuple[str, str]]) -> Agreement:
-    """Compare class names by rows; empty means no class."""
-    rows = list(pairs)
-    target = [(first, second) for first, second in rows if first or second]
-    same = sum(first == second for first, second in rows)
-    return Agreement(len(rows), same, len(target), sum(first == second for first, second in target))
+def agreement(counts: Iterable[tuple[str, str, int]]) -> Agreement:
+    """Compare pairs of class names, empty for no class, each with the number of rows that have it."""
+    rows = same = target_rows = target_same = 0
+    for first, second, count in counts:
+        rows += count
+        same += count * (first == second)
+        target_rows += count * bool(first or second)
+        target_same += count * (bool(first) and first == second)
+    return Agreement(rows, same, target_rows, target_same)
