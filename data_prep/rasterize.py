@@ -27,6 +27,8 @@ UInt32Array = npt.NDArray[np.uint32]
 
 WGS84: Final = "EPSG:4326"
 
+_OTHER_GROUND: Final = "check the CRS of the parcel file, or choose a region where its parcels lie"
+
 
 @dataclass(frozen=True)
 class RasterReport:
@@ -75,7 +77,8 @@ def rasterize(
         coverage: ``exhaustive`` where ground without a parcel is background, ``sparse`` where it is unknown.
         extent: Left, bottom, right, top in degrees (WGS 84) of the ground that the parcel file speaks for; pixels
             whose centre lies outside are unknown. None for all ground.
-        all_touched: Whether a pixel belongs to every parcel that touches it, rather than to the one at its centre.
+        all_touched: Whether a pixel belongs to every parcel that touches it, rather than to the one at its centre;
+            pixels on the border of two labels are then unknown.
 
     Returns:
         Mask, parcel numbers and a report. Parcel numbers stand wherever a parcel lies, also where the mask is 255.
@@ -136,6 +139,10 @@ def _near(parcels: gpd.GeoDataFrame, grid: Grid) -> gpd.GeoDataFrame:
     box = shapely.box(*grid.bounds)
     to_parcels = pyproj.Transformer.from_crs(grid.crs, parcels.crs, always_xy=True)
     left, bottom, right, top = to_parcels.transform_bounds(*grid.bounds)
+    if not np.isfinite([left, bottom, right, top]).all():
+        raise InputError(
+            f"the parcels' CRS {parcels.crs.name} does not reach the ground at", grid.bounds, _OTHER_GROUND
+        )
     # A sagging edge of the rectangle may reach a little further than its sampled points.
     reach = 0.01 * max(right - left, top - bottom)
     search = shapely.box(left - reach, bottom - reach, right + reach, top + reach)
