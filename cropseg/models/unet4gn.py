@@ -11,8 +11,8 @@
     x4 768 (bottleneck, dropout)
 
 What the paper leaves open, and what stands here: 8 groups (32 does not divide 48); bilinear upsampling with
-``align_corners=False``; channel-wise dropout after the bottleneck's and each decoder's block; convolutions initialised
-by He et al. (2015), normal, fan-out, since each is followed by ReLU; the head by the same with bias 0.
+``align_corners=False``; channel-wise dropout after the bottleneck's and each decoder's block; 3×3 convolutions
+initialised by He et al. (2015), normal, fan-in; the head likewise but with gain 1, since no ReLU follows, and bias 0.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class UNet4LevelsGN(nn.Module):
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if module is self.head else "relu")
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits of each pixel.

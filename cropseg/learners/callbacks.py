@@ -1,0 +1,85 @@
+"""What a person sees while a network learns."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from cropseg.core.progress import say
+from cropseg.learners.module import SegmentationModule
+
+WARM_UP = 3
+"""First steps left out of the projection: they allocate memory and choose kernels."""
+
+
+class Projection(Callback):
+    """After some steps, say how long the whole run will take.
+
+    Args:
+        steps: Steps to measure.
+        hint: What to say besides on a machine without a GPU; None for nothing.
+    """
+
+    def __init__(self, steps: int = 20, hint: str | None = None) -> None:
+        self.steps = max(steps, WARM_UP + 1)
+        self.hint = hint
+        self._seen = 0
+        self._started = 0.0
+        self._said = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure, and speak once."""
+        self._seen += 1
+        if self._seen == WARM_UP:
+            self._started = time.perf_counter()
+        if self._seen == self.steps and not self._said:
+            self._said = True
+            say(self._text(trainer, (time.perf_counter() - self._started) / (self.steps - WARM_UP)))
+            if self.hint and trainer.strategy.root_device.type == "cpu":
+                say(self.hint)
+
+    def _text(self, trainer: L.Trainer, seconds: float) -> str:
+        batches = int(trainer.num_training_batches)
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            return f"{seconds:.2f} s a step, {human(seconds * batches)} an epoch of {batches} steps"
+        # A validation step goes forward only: about a third of a training step.
+        epoch = seconds * (batches + sum(int(n) for n in trainer.num_val_batches) / 3)
+        return (
+            f"{seconds:.2f} s a step: {trainer.max_epochs} epochs of {batches} steps take about "
+            f"{human(epoch * trainer.max_epochs)}"
+        )
+
+
+class EpochLine(Callback):
+    """One line an epoch: losses, the score that sweeps maximise, learning rate, time."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say the line."""
+        found = trainer.callback_metrics
+        shown = [f"{name} {float(found[name]):.4f}" for name in ("val_loss", "val_miou_present") if name in found]
+        if isinstance(pl_module, SegmentationModule):
+            shown.insert(0, f"train_loss {pl_module.train_loss.compute():.4f}")
+        rate = f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2g}"
+        took = human(time.perf_counter() - self._started)
+        say("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, rate, took]))
+
+
+def human(seconds: float) -> str:
+    """A duration for people: ``42 s``, ``3.5 min``, ``12 h``, ``4 days``."""
+    for unit, length in (("days", 86400 * 2), ("h", 3600 * 2), ("min", 120)):
+        if seconds >= length:
+            amount = seconds / {"days": 86400, "h": 3600, "min": 60}[unit]
+            return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

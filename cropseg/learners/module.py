@@ -1,0 +1,140 @@
+"""The network while it learns: one training step, one validation, and what is logged of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
+
+from cropseg.core.labels import IGNORE
+from cropseg.core.taxonomy import Taxonomy
+from cropseg.data.augment import apply_symmetry
+from cropseg.data.dataset import Sample
+from cropseg.data.fill import NoData, model_input
+from cropseg.losses import Loss, RunningLoss
+from cropseg.metrics import Confusion, Protocol, scores
+
+SCORES = ("miou", "miou_present", "miou_union", "miou_foreground", "pixel_accuracy", "mean_class_accuracy")
+"""Scores of :func:`cropseg.metrics.scores` that are logged as ``val_<name>``."""
+
+
+class SegmentationModule(L.LightningModule):
+    """Training and validation of a segmentation network.
+
+    Args:
+        net: Takes reflectance, float (N, bands, H, W), and gives logits (N, classes, H, W).
+        loss: What is minimised.
+        taxonomy: The classes.
+        optimizer: Makes the optimiser of the parameters.
+        scheduler: Makes the schedule of the optimiser, stepped after each epoch on ``val_loss``; None for none.
+        protocol: Protocol of the dataset, for the scores.
+        nodata: What the network sees where there is no data; with ``fill`` such pixels are in no loss and no score.
+        seed: Of dropout, drawn anew from (seed, epoch, batch).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Loss,
+        taxonomy: Taxonomy,
+        *,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        protocol: Protocol = "all",
+        nodata: NoData = "fill",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.taxonomy = taxonomy
+        self.protocol = protocol
+        self.nodata: NoData = nodata
+        self.seed = seed
+        self.validation: Confusion | None = None  # of the last validation
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.train_loss = RunningLoss(loss)  # of the running epoch
+        self._val_loss = RunningLoss(loss)
+        n = len(taxonomy)
+        self._confusion = MulticlassConfusionMatrix(n, ignore_index=IGNORE, validate_args=False)
+        # Logged beside our own under torchmetrics' name: its macro average is our miou_union.
+        self._jaccard = MulticlassJaccardIndex(n, ignore_index=IGNORE, validate_args=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of reflectance (N, bands, H, W)."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> dict[str, Tensor]:
+        """Turn raw pixels into what the network sees, on its device: no-data rule, reflectance, symmetry.
+
+        Returns:
+            ``x`` float32 (N, bands, H, W), ``target`` int64 (N, H, W), ``row`` int64 (N,).
+        """
+        x, valid = model_input(batch["image"], self.nodata)
+        target = batch["mask"].long()
+        if self.nodata == "fill":
+            target = torch.where(valid, target, IGNORE)
+        if self.training:
+            x, target = apply_symmetry(x, batch["symmetry"]), apply_symmetry(target, batch["symmetry"])
+        return {"x": x, "target": target, "row": batch["row"]}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Key dropout by (seed, epoch, batch), so that it does not depend on what was drawn before."""
+        state = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx]).generate_state(2)
+        torch.manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        sums = self.loss.sums(self(batch["x"]), batch["target"])
+        loss = self.loss.value(sums)
+        self.train_loss.update(sums)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training loss, exact over the epoch's pixels, and the learning rate."""
+        self.log("train_loss", self.train_loss.compute())
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.train_loss.reset()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add one batch to the loss and the confusion matrix."""
+        logits = self(batch["x"])
+        self._val_loss.update(self.loss.sums(logits, batch["target"]))
+        labels = logits.argmax(dim=1)
+        self._confusion.update(labels, batch["target"])
+        self._jaccard.update(labels, batch["target"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss over the whole part and every score, all read off one confusion matrix."""
+        self.validation = self._confusion.compute().cpu().numpy()
+        found = scores(self.validation, self.protocol)
+        self.log("val_loss", self._val_loss.compute(), prog_bar=True)
+        self.log_dict({f"val_{name}": found[name] for name in SCORES})
+        self.log("val_jaccard_torchmetrics", self._jaccard.compute())
+        names = (name.replace(" ", "_") for name in self.taxonomy.names)
+        self.log_dict({f"val_iou_{name}": iou for name, iou in zip(names, found["iou"], strict=True)})
+        self._val_loss.reset()
+        self._confusion.reset()
+        self._jaccard.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the confusion matrix of the validation that chose this checkpoint beside its weights."""
+        if self.validation is not None:
+            checkpoint["val_confusion"] = torch.from_numpy(self.validation)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, and its schedule on the validation loss."""
+        optimizer = self._optimizer(self.net.parameters())
+        if self._scheduler is None:
+            return {"optimizer": optimizer}
+        schedule = {"scheduler": self._scheduler(optimizer), "interval": "epoch", "monitor": "val_loss"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]

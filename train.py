@@ -1,0 +1,29 @@
+"""Train a model: python train.py model=unet4gn loss=ce_dice; see conf/train.yaml."""
+
+from pathlib import Path
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from cropseg import cli
+
+GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+
+
+@cli.command("train")
+def main(cfg: DictConfig) -> float:
+    """Fit the model on the dataset; its validation score, which sweeps maximise."""
+    cli.refuse_unused(cfg, "model", GROUPS)
+    if HydraConfig.get().runtime.choices.dataset == "embedded":
+        from data_prep.ensure import ensure
+
+        ensure(Path(cfg.dataset.root))
+    L.seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.dataset)
+    return float(instantiate(cfg.model).fit(data, Path(cfg.run_dir)).validation_score)
+
+
+if __name__ == "__main__":
+    main()
