@@ -16,7 +16,7 @@ from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.predictor import Predictor
-from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Run
+from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Run, format_score
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,6 @@ def score_rows(run: str, evaluation: Evaluation) -> Iterator[Sequence[object]]:
         scores = evaluation.scores(protocol)
         means = (format_score(scores[key]) for key in MEANS)
         yield (run, evaluation.set, protocol, evaluation.patches, *means, "; ".join(evaluation.caveats))
-
-
-def format_score(value: float) -> str:
-    """A score with four digits, as the paper prints it; ``n/a`` for NaN."""
-    return "n/a" if np.isnan(value) else f"{value:.4f}"
 
 
 def _open(predictor: Predictor, chosen: EvaluationSet) -> tuple[Dataset, list[int]]:

@@ -49,6 +49,11 @@ SIMULATED_NOTE: Final = "simulated: measures the software, not crop mapping"
 """Stands beside every number measured on simulated pixels."""
 
 
+def format_score(value: float) -> str:
+    """A score with four digits, as the paper prints it; ``n/a`` for NaN."""
+    return "n/a" if math.isnan(value) else f"{value:.4f}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What is stored of one model on one evaluation set; every score is read off the matrix.

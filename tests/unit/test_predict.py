@@ -166,7 +166,7 @@ def test_a_scene_that_does_not_fit_is_refused_with_what_differs(tmp_path):
 
 def test_a_failure_half_way_leaves_nothing(tmp_path):
     class Failing(Hashed):
-        def labels(self, images):
+        def probabilities(self, images):
             if len(self.seen) > 3:
                 raise InputError("broken")
             return super().probabilities(images)

@@ -1,0 +1,258 @@
+"""What the report's tables hold, as plain strings: scores, classes, and the dataset's composition."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from cropseg.core.manifest import PARTS, Dataset
+from cropseg.runs import MEANS, PROTOCOLS, Evaluation, Run, format_score
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: Its heading.
+        rule: Small print under the heading, such as what a mean does with absent classes.
+        text: Whether cells are words (set left) rather than numbers (set right).
+    """
+
+    title: str
+    rule: str = ""
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report.
+
+    Attributes:
+        title: Stands above it.
+        columns: Its columns.
+        rows: Cells, formatted.
+        note: Stands below it.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def to_csv(self) -> str:
+        """Comma-separated, with a heading."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([column.title for column in self.columns])
+        writer.writerows(self.rows)
+        return buffer.getvalue()
+
+    def to_markdown(self) -> str:
+        """A Markdown table, with its title, the rules of its columns and its note."""
+        lines = [
+            f"**{self.title}**",
+            "",
+            _line(column.title for column in self.columns),
+            _line("---" if column.text else "---:" for column in self.columns),
+            *(_line(row) for row in self.rows),
+            "",
+            *(f"- {column.title}: {column.rule}" for column in self.columns if column.rule),
+        ]
+        return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def scores(runs: Sequence[Run]) -> Table:
+    """Runs × evaluation sets × both protocols; the protocol that a set is meant for stands first."""
+    rows = []
+    for name in set_names(runs):
+        for protocol in ("all", "crop"):
+            for run in runs:
+                if name not in run.evaluations:
+                    continue
+                one = run.evaluations[name]
+                found = one.scores(protocol)
+                means = (format_score(found[key]) for key in MEANS)
+                remark = "; ".join(one.caveats)
+                rows.append((name, PROTOCOLS[protocol], label(run, runs), f"{one.patches:,}", *means, remark))
+    columns = (
+        Column("evaluation set", text=True),
+        Column("protocol", text=True),
+        Column("model", text=True),
+        Column("patches"),
+        *(Column(title, rule) for title, rule in MEANS.values()),
+        Column("remark", text=True),
+    )
+    return Table("Scores of every run on every evaluation set", columns, tuple(rows))
+
+
+def classes(runs: Sequence[Run], name: str) -> Table:
+    """IoU, class accuracy and support per class on one evaluation set, under the protocol that it is meant for."""
+    shown = [(label(run, runs), run.evaluations[name]) for run in runs if name in run.evaluations]
+    first = shown[0][1]
+    results = [(title, one.scores(one.protocol)) for title, one in shown]
+    rows = tuple(
+        (
+            crop,
+            f"{results[0][1]['support'][i]:,}",
+            *(format_score(found[key][i]) for _, found in results for key in ("iou", "accuracy")),
+        )
+        for i, crop in enumerate(first.classes)
+    )
+    heads = [Column(f"{title}: {what}") for title, _ in results for what in ("IoU", "class acc.")]
+    note = (
+        f"{PROTOCOLS[first.protocol].capitalize()}, {first.patches:,} patches. "
+        "n/a: no pixel of the class in truth (accuracy) or in truth and prediction (IoU)."
+    )
+    if first.without_data or first.without_label:
+        note += f" Left out: {first.without_label:,} pixels without label, {first.without_data:,} without image data."
+    title = f"Classes on {name}"
+    return Table(title, (Column("class", text=True), Column("support, pixels"), *heads), rows, _with(note, first))
+
+
+def _with(note: str, evaluation: Evaluation) -> str:
+    return " ".join([note, *(f"{text.capitalize()}." for text in evaluation.caveats)])
+
+
+def countries(dataset: Dataset) -> Table:
+    """Table 2 of the paper: patches per country."""
+    names, counts = np.unique(dataset.manifest["country"].to_pylist(), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    rows = [(str(names[i]), f"{counts[i]:,}", _percent(counts[i], len(dataset))) for i in order]
+    columns = (Column("country", text=True), Column("patches"), Column("share"))
+    return Table("Patches per country", columns, (*rows, ("Total", f"{len(dataset):,}", "100.000%")), _source(dataset))
+
+
+def composition(dataset: Dataset) -> Table:
+    """Table 3 of the paper: pixels per class, and patches that hold at least one pixel of it."""
+    counts = np.array(dataset.manifest["counts"].to_pylist(), dtype=np.int64).reshape(len(dataset), -1)
+    pixels, patches = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    names = dataset.spec.taxonomy.names
+    rows = tuple(
+        (
+            names[i],
+            f"{pixels[i]:,}",
+            _percent(pixels[i], pixels.sum()),
+            f"{patches[i]:,}",
+            _percent(patches[i], len(dataset)),
+        )
+        for i in np.argsort(-pixels, kind="stable")
+    )
+    ignored = int(np.sum(dataset.manifest["ignored"].to_pylist()))
+    columns = (
+        Column("class", text=True),
+        Column("pixels"),
+        Column("of labelled pixels"),
+        Column("patches with it"),
+        Column("of patches"),
+    )
+    note = f"{int(pixels.sum()):,} labelled pixels; {ignored:,} more are unknown (255) and count nowhere. "
+    return Table("Pixels and patches per class", columns, rows, note + _source(dataset))
+
+
+def parts(dataset: Dataset, split: str) -> Table:
+    """Patches and places of each part of a split."""
+    rows_of = dataset.parts(split)
+    rois = np.array(dataset.manifest["roi"].to_pylist(), dtype=object)
+    rows = tuple(
+        (
+            part,
+            f"{len(rows_of[part]):,}",
+            _percent(len(rows_of[part]), len(dataset)),
+            f"{len(set(rois[rows_of[part]]))}",
+        )
+        for part in PARTS
+    )
+    unused = len(dataset) - sum(len(rows_of[part]) for part in PARTS)
+    columns = (Column("part", text=True), Column("patches"), Column("share"), Column("regions of interest"))
+    return Table(f"Split {split}", columns, rows, f"{unused:,} patches lie in the buffer and are used by none.")
+
+
+def weights(run: Run, names: Sequence[str]) -> Table | None:
+    """Class weights of the loss as the run's config gives them; None if it gives none."""
+    found = _class_values(run.config, len(names))
+    if found is None:
+        return None
+    rows = tuple((name, f"{value:.3g}") for name, value in zip(names, found, strict=True))
+    return Table(f"Class weights of the loss, {run.model}", (Column("class", text=True), Column("weight")), rows)
+
+
+def _class_values(config: DictConfig, count: int) -> list[float] | None:
+    """The first list of ``count`` numbers under a key that speaks of weights, in ``loss`` or in ``model``."""
+
+    def search(node: object, key: str) -> list[float] | None:
+        if isinstance(node, Mapping):
+            hits = (search(value, str(name)) for name, value in node.items())
+            return next((hit for hit in hits if hit is not None), None)
+        if isinstance(node, list) and "weight" in key and len(node) == count:
+            return [float(value) for value in node] if all(isinstance(v, int | float) for v in node) else None
+        return None
+
+    plain = OmegaConf.to_container(config, resolve=False)
+    groups = plain if isinstance(plain, Mapping) else {}
+    return search(groups.get("loss"), "") or search(groups.get("model"), "")
+
+
+def importances(run: Run, ranked: Mapping[str, float]) -> Table:
+    """What a forest's decisions rest on."""
+    rows = tuple((name, f"{value:.4f}") for name, value in sorted(ranked.items(), key=lambda item: -item[1]))
+    note = "Mean decrease in impurity over the trees; it sums to 1 and favours correlated bands alike."
+    columns = (Column("feature", text=True), Column("importance"))
+    return Table(f"Feature importances, {run.model}", columns, rows, note)
+
+
+def facts(run: Run) -> Table:
+    """What a run is."""
+    spec = run.spec
+    history = run.history.get("epoch")
+    rows = [
+        ("run", run.name),
+        ("model", run.model),
+        ("training data", f"{spec.dataset}, split {spec.split}"),
+        ("manifest SHA-256", spec.manifest_digest),
+        ("bands", " ".join(spec.bands)),
+        ("classes", f"{len(spec.taxonomy)} ({spec.taxonomy.name})"),
+        ("window", f"{spec.patch_size} × {spec.patch_size} px at {spec.resolution:g} m"),
+        ("pixels", "simulated" if spec.simulated else "measured"),
+    ]
+    if isinstance(score := run.validation.get("miou_present"), int | float):
+        epoch = run.validation.get("epoch")
+        chosen = f", epoch {epoch}" if history is not None and len(history) > 1 else ""
+        rows.append(("validation mIoU, present", f"{format_score(score)}{chosen}"))
+    if history is not None and len(history) > 1:
+        rows.append(("epochs", f"{len(history)}"))
+    for key, title in (("seed", "seed"), ("loss._target_", "loss"), ("optimizer._target_", "optimiser")):
+        value = OmegaConf.select(run.config, key, default=None)
+        if value is not None:
+            rows.append((title, str(value).removeprefix("cropseg.")))
+    rows.extend((name, str(version)) for name, version in spec.versions.items())
+    return Table(f"Run {run.name}", (Column("", text=True), Column("", text=True)), tuple(rows))
+
+
+def set_names(runs: Sequence[Run]) -> list[str]:
+    """Evaluation sets of any of the runs; ``internal`` first, the rest by name."""
+    names = {name for run in runs for name in run.evaluations}
+    return sorted(names, key=lambda name: (name != "internal", name))
+
+
+def label(run: Run, runs: Sequence[Run]) -> str:
+    """A run's model; with the folder's name where another run of the report has the same model."""
+    twins = [other for other in runs if other.model == run.model]
+    return run.model if len(twins) == 1 else f"{run.model} ({run.name})"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.3%}" if whole else "n/a"
+
+
+def _source(dataset: Dataset) -> str:
+    return f"Dataset {dataset.spec.name}{', simulated' if dataset.spec.simulated else ''}."

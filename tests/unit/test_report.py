@@ -1,0 +1,223 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from factory import make_dataset
+from fakes import Hashed, Majority, Nearest, make_run, spec_for, with_predictor
+
+from cropseg import metrics
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError
+from cropseg.evaluate import EvaluationSet, evaluate_runs
+from cropseg.report import figures, tables
+from cropseg.report.build import build_report, choose_patches
+from cropseg.runs import MEANS, SIMULATED_NOTE, open_run
+
+TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
+
+
+class Page(HTMLParser):
+    """Well-formedness, addresses and text of a page."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.text, self.tags = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "action", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    own = make_dataset(folder / "own", n=10, size=32, nodata=True, ignored=True)
+    away = make_dataset(folder / "away", n=4, size=24, parts=TEST_ONLY, protocol="crop", name="away", seed=4)
+    spec = spec_for(own)
+    found = []
+    for name, predictor, loss in (
+        ("unet", Nearest(spec), {"terms": {"ce": {"weight": [0.25, *range(1, 11)]}}}),
+        ("forest", Hashed(spec), None),
+    ):
+        path = make_run(folder / "runs" / name, spec, own, model=name, loss=loss, seed=1)
+        found.append(with_predictor(open_run(path), predictor))
+    storage.write_json(found[1].path / "importances.json", {"B02": 0.25, "B08": 0.75})
+    (found[1].path / "metrics.csv").unlink()
+    sets = [
+        EvaluationSet("internal", None, None, note="held-out"),
+        EvaluationSet("away", str(away.root), "location", protocol="crop"),
+    ]
+    evaluate_runs(found, sets)
+    return [with_predictor(open_run(run.path), run.predictor) for run in found]
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "deep" / "report.html"
+    assert build_report(runs, out) == out
+    return out
+
+
+def test_the_page_is_whole_and_needs_nothing_but_itself(page):
+    text = page.read_text()
+    parsed = Page(text)
+    assert all(link.startswith(("data:", "#")) for link in parsed.links)
+    assert not re.search(r"https?://|@import|url\(", text)
+    anchors = {link for link in parsed.links if link.startswith("#")}
+    assert anchors
+    assert all(f'id="{anchor[1:]}"' in text for anchor in anchors)
+    assert "viewport" in text
+
+
+def test_scores_stand_with_the_rule_of_absent_classes_and_the_note_on_simulation(page, runs):
+    words = Page(page.read_text()).words
+    for _, rule in MEANS.values():
+        assert rule in words
+    for run in runs:
+        for one in run.evaluations.values():
+            for protocol in ("all", "crop"):
+                found = metrics.scores(one.confusion, protocol)
+                for key in MEANS:
+                    assert ("n/a" if np.isnan(found[key]) else f"{found[key]:.4f}") in words
+    # Beside each of the eight score rows, each confusion matrix and each card, not only once on the page.
+    assert words.count(SIMULATED_NOTE) >= 8 + 4 + 2
+    assert runs[0].spec.manifest_digest in words
+    assert "location" in words
+
+
+def test_every_part_is_there(page):
+    text = page.read_text()
+    words = Page(text).words
+    for heading in ("Scores", "Class by class", "Image, truth and prediction", "Confusion", "Training data", "Runs"):
+        assert heading in words
+    for title in ("Loss", "Validation mIoU", "Learning rate", "Class weights", "Feature importances", "Split location"):
+        assert title in words
+    assert "Patches per country" in words
+    assert "Pixels and patches per class" in words
+    # Confusion: 4; curves of one run: 3; panels: 2 of the internal test part and 4 away, 4 pictures each.
+    assert text.count("<img ") == 4 + 3 + (2 + 4) * 4
+
+
+def test_scores_lie_beside_the_page_as_csv_and_markdown(page, runs):
+    rows = page.with_name("report_scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + 8
+    text = page.with_name("report_scores.md").read_text()
+    assert text.count("\n| ") == 1 + 1 + 8
+    assert tables.scores(runs).rows[0][0] == "internal"
+
+
+def test_the_same_page_every_time(page, runs, tmp_path):
+    assert build_report(runs, tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_names_from_files_cannot_become_markup(runs, tmp_path):
+    evil = "<script>alert(1)</script>"
+    text = build_report(runs, tmp_path / "r.html", title=evil, panels=0).read_text()
+    assert evil not in text
+    assert "&lt;script&gt;" in text
+    assert "script" not in Page(text).tags
+
+
+def test_a_dataset_that_is_gone_is_told_and_no_failure(tmp_path):
+    data = make_dataset(tmp_path / "own", n=10, size=16)
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for(data), data)), Majority(spec_for(data)))
+    evaluate_runs([run], [EvaluationSet("internal", None, None)])
+    (tmp_path / "own").rename(tmp_path / "gone")
+    run = open_run(run.path)
+    words = Page(build_report([run], tmp_path / "r.html").read_text()).words
+    assert "No panels: no dataset at" in words
+    assert "Not shown: no dataset at" in words
+
+
+def test_a_dataset_made_again_is_not_passed_off_as_the_old_one(tmp_path):
+    data = make_dataset(tmp_path / "own", n=10, size=16)
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for(data), data)), Majority(spec_for(data)))
+    evaluate_runs([run], [EvaluationSet("internal", None, None)])
+    make_dataset(tmp_path / "own", n=10, size=16, seed=9)
+    words = Page(build_report([open_run(run.path)], tmp_path / "r.html").read_text()).words
+    assert "prepared again since the evaluation" in words
+    assert "these are not its tables" in words
+
+
+def test_weights_that_are_gone_cost_the_panels_alone(runs, tmp_path):
+    run = open_run(runs[1].path)  # its spec names the forest's loader, and there is no forest
+    words = Page(build_report([run], tmp_path / "r.html").read_text()).words
+    assert "No panels:" in words
+
+
+def test_a_run_without_evaluation_is_told_what_to_do(tmp_path):
+    run = open_run(make_run(tmp_path / "r", spec_for()))
+    words = Page(build_report([run], tmp_path / "r.html").read_text()).words
+    assert "python evaluate.py" in words
+    assert "No run has been evaluated yet" in words
+
+
+def test_a_random_split_is_called_optimistic(tmp_path):
+    run = open_run(make_run(tmp_path / "r", spec_for(split="random", simulated=False)))
+    words = Page(build_report([run], tmp_path / "r.html").read_text()).words
+    assert "Internal scores are optimistic" in words
+    assert SIMULATED_NOTE not in words
+
+
+@pytest.mark.parametrize(("out", "panels"), [("r.pdf", 1), ("r.html", -1)])
+def test_impossible_options_are_refused(runs, tmp_path, out, panels):
+    with pytest.raises(ConfigError):
+        build_report(runs, tmp_path / out, panels=panels)
+
+
+def test_composition_counts_what_lies_in_the_masks(tmp_path):
+    data = make_dataset(tmp_path, n=6, size=16, ignored=True)
+    masks = np.stack([data.mask(row) for row in range(6)])
+    table = tables.composition(data)
+    found = {row[0]: row for row in table.rows}
+    valid = masks[masks != 255]
+    for i, name in enumerate(data.spec.taxonomy.names):
+        pixels = int((valid == i).sum())
+        assert found[name][1] == f"{pixels:,}"
+        assert found[name][2] == f"{pixels / valid.size:.3%}"
+        assert found[name][3] == str(int((masks == i).any(axis=(1, 2)).sum()))
+    assert f"{(masks == 255).sum():,} more are unknown" in table.note
+    assert tables.countries(data).rows == (("XX", "6", "100.000%"), ("Total", "6", "100.000%"))
+    assert [row[:2] for row in tables.parts(data, "location").rows] == [("train", "4"), ("val", "1"), ("test", "1")]
+
+
+def test_patches_are_shown_by_their_labels_with_every_place_in_turn(tmp_path):
+    data = make_dataset(tmp_path, n=9, size=16)
+    rows = choose_patches(data, range(9), 3)
+    rois = data.manifest["roi"].to_pylist()
+    assert len({rois[row] for row in rows}) == 3
+    assert choose_patches(data, range(9), 99).__len__() == 9
+    assert rows == choose_patches(data, range(9), 3)
+
+
+def test_pictures_show_colours_and_grey_for_the_unknown():
+    taxonomy = spec_for().taxonomy
+    mask = np.array([[1, 255]], np.uint8)
+    assert figures.labels(mask, taxonomy).startswith("data:image/png;base64,")
+    image = np.zeros((10, 4, 4), np.uint16)
+    assert figures.rgb(image, spec_for().bands) == figures.labels(np.full((4, 4), 255, np.uint8), taxonomy)
+    assert figures.rgb(image[:1] + 5, ("B08",)).startswith("data:image/png")
+    assert figures.curves({"epoch": np.array([0.0]), "train_loss": np.array([1.0])}) == []
+
+
+def test_twins_are_told_apart_by_their_folder(tmp_path):
+    twins = [open_run(make_run(tmp_path / name, spec_for(), model="unet")) for name in "ab"]
+    assert [tables.label(run, twins) for run in twins] == ["unet (a)", "unet (b)"]
+    assert tables.label(twins[0], twins[:1]) == "unet"
