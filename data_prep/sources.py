@@ -254,14 +254,22 @@ def read_local(safe: Path) -> Product:
     )
 
 
-def simulated_subsets(folder: str | Path, names: Sequence[str]) -> list[dict[str, Any]]:
+def simulated_subsets(folder: str | Path, names: Sequence[str], scale: str) -> list[dict[str, Any]]:
     """The subsets called ``names`` of a simulated region, as plain data for :func:`data_prep.subsets.from_config`.
+
+    The region is simulated first if it is not there.
+
+    Args:
+        folder: Where ``simulate.py`` put it, or is to put it.
+        names: Names of the subsets.
+        scale: What to simulate, an option of ``conf/simulate.yaml``.
 
     Raises:
         ConfigError: The region has no such subset.
-        InputError: The folder is not a simulated region.
     """
     folder = Path(folder)
+    if not (folder / "region.json").is_file():
+        raise InputError(f"no simulated region at {folder}", None, f"run: python simulate.py scale={scale}")
     region = read_json(folder / "region.json")
     known = {entry["name"]: entry for entry in region["subsets"]}
     for name in names:
