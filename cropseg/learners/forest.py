@@ -6,7 +6,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -24,6 +23,7 @@ from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset, Part
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
+from cropseg.learners.versions import versions
 from cropseg.metrics import Confusion, confusion_matrix, scores
 from cropseg.models.forest import Features, Samples, Sampling, draw, valid_pixels
 from cropseg.predictor import ModelSpec
@@ -136,7 +136,7 @@ class ForestLearner:
             dataset=dataset.spec.name,
             manifest_digest=dataset.digest,
             split=data.split,
-            versions={name: metadata.version(name) for name in ("cropseg", "numpy", "scikit-learn", "skops")},
+            versions=versions("numpy", "scikit-learn", "skops"),
         )
         predictor = ForestPredictor(forest, spec, protocol=dataset.spec.protocol)
         predictor.confusion = validate(predictor, dataset, parts["val"])
