@@ -16,7 +16,7 @@ from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.predictor import Predictor
-from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Run, format_score
+from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Run, format_score, label
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def evaluate_runs(runs: Sequence[Run], sets: Sequence[EvaluationSet], batch_size
         path = run.store(result)
         say(f"{run.name} on {one.name}: {result.patches} patches, confusion matrix in {path}")
         results.append(result)
-        rows.extend(score_rows(run.name, result))
+        rows.extend(score_rows(label(run, runs), result))
     table("Scores", SCORE_COLUMNS, rows)
     for title, rule in MEANS.values():
         say(f"{title}: {rule}")
@@ -149,16 +149,16 @@ def evaluate_runs(runs: Sequence[Run], sets: Sequence[EvaluationSet], batch_size
     return results
 
 
-SCORE_COLUMNS = ("run", "set", "protocol", "patches", *(title for title, _ in MEANS.values()), "note")
+SCORE_COLUMNS = ("model", "set", "protocol", "patches", *(title for title, _ in MEANS.values()), "note")
 """Columns of :func:`score_rows`."""
 
 
-def score_rows(run: str, evaluation: Evaluation) -> Iterator[Sequence[object]]:
+def score_rows(model: str, evaluation: Evaluation) -> Iterator[Sequence[object]]:
     """One row a protocol; the protocol that the set is meant for first."""
     for protocol in sorted(PROTOCOLS, key=lambda name: name != evaluation.protocol):
         scores = evaluation.scores(protocol)
         means = (format_score(scores[key]) for key in MEANS)
-        yield (run, evaluation.set, protocol, evaluation.patches, *means, "; ".join(evaluation.caveats))
+        yield (model, evaluation.set, protocol, evaluation.patches, *means, "; ".join(evaluation.caveats))
 
 
 def _open(predictor: Predictor, chosen: EvaluationSet) -> tuple[Dataset, list[int]]:

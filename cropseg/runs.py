@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import math
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -33,11 +33,11 @@ PROTOCOLS: Final[Mapping[Protocol, str]] = {"all": "all valid pixels", "crop": "
 """Both protocols, as people are told of them."""
 
 MEANS: Final[Mapping[str, tuple[str, str]]] = {
-    "miou": ("mIoU, all classes", "divided by every class of the taxonomy; an absent class counts 0"),
-    "miou_present": ("mIoU, present", "classes with at least one truth pixel; absent ones left out"),
-    "miou_union": ("mIoU, union", "classes with a truth or a predicted pixel; others left out"),
+    "miou": ("mIoU all", "divided by every class of the taxonomy; an absent class counts 0"),
+    "miou_present": ("mIoU present", "classes with at least one truth pixel; absent ones left out"),
+    "miou_union": ("mIoU union", "classes with a truth or a predicted pixel; others left out"),
     "miou_foreground": (
-        "mIoU, crops",
+        "mIoU crops",
         "crops without background, on all pixels; an absent crop counts 0",
     ),
     "pixel_accuracy": ("pixel acc.", "correct pixels of all counted pixels"),
@@ -252,6 +252,12 @@ def open_one(run: object, folder: str | Path) -> Run:
     if len(runs) > 1:
         raise ConfigError("this command takes one run", [one.name for one in runs], "give run=<folder>")
     return runs[0]
+
+
+def label(run: Run, runs: Sequence[Run]) -> str:
+    """What a table calls a run: its model, with the folder's name where another run has the same model."""
+    twins = [other for other in runs if other.model == run.model]
+    return run.model if len(twins) <= 1 else f"{run.model} ({run.name})"
 
 
 def latest_run(folder: Path) -> Path:

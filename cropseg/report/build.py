@@ -16,7 +16,7 @@ from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.core.progress import say, track
 from cropseg.report import figures, tables
 from cropseg.report.tables import Table
-from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Run, format_score
+from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Run, format_score, label
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,25 @@ class Glance:
     note: str
     protocol: str
     bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One row of the score table; ``marks`` are its caveats in a word or two, with their full text."""
+
+    model: str
+    protocol: str
+    marks: tuple[tuple[str, str], ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoreGroup:
+    """The rows of one evaluation set."""
+
+    name: str
+    note: str
+    rows: tuple[ScoreRow, ...]
 
 
 @dataclass(frozen=True)
@@ -101,11 +120,11 @@ def build_report(
         simulated_note=SIMULATED_NOTE,
         claims=_claims(runs),
         glances=[_glance(runs, name) for name in names],
-        scores=score_table,
+        score_groups=[_score_group(runs, name) for name in names],
         classes=[tables.classes(runs, name) for name in names],
         facts=[_facts(run) for run in runs],
         configs=[(run.name, OmegaConf.to_yaml(run.config)) for run in runs if run.config],
-        curves=[(tables.label(run, runs), [Picture(*one) for one in figures.curves(run.history)]) for run in runs],
+        curves=[(label(run, runs), [Picture(*one) for one in figures.curves(run.history)]) for run in runs],
         confusions=_confusions(runs),
         galleries=galleries,
         legend=[(crop.name, f"#{crop.color}") for crop in taxonomy.classes],
@@ -182,9 +201,22 @@ def _glance(runs: Sequence[Run], name: str) -> Glance:
     bars = []
     for run, one in shown:
         value = float(one.scores(one.protocol)["miou_present"])
-        bars.append(Bar(tables.label(run, runs), 0.0 if np.isnan(value) else value, format_score(value)))
+        bars.append(Bar(label(run, runs), 0.0 if np.isnan(value) else value, format_score(value)))
     note = "; ".join([*([first.note] if first.note else []), *first.caveats])
     return Glance(name, note, PROTOCOLS[first.protocol], tuple(bars))
+
+
+def _score_group(runs: Sequence[Run], name: str) -> ScoreGroup:
+    shown = [(label(run, runs), run.evaluations[name]) for run in runs if name in run.evaluations]
+    rows = []
+    for protocol, told in PROTOCOLS.items():
+        for model, one in shown:
+            marks = tuple((text.split(":")[0].split(",")[0], text) for text in one.caveats)
+            found = one.scores(protocol)
+            rows.append(ScoreRow(model, told, marks, tuple(format_score(found[key]) for key in MEANS)))
+    patches = " or ".join(sorted({f"{one.patches:,} patches" for _, one in shown}))
+    caveats = dict.fromkeys(text for _, one in shown for text in (one.note, *one.caveats) if text)
+    return ScoreGroup(name, "; ".join((patches, *caveats)), tuple(rows))
 
 
 def _facts(run: Run) -> Table:
@@ -203,7 +235,7 @@ def _confusions(runs: Sequence[Run]) -> list[Picture]:
             if name in run.evaluations:
                 one = run.evaluations[name]
                 picture = figures.confusion(one.confusion, one.classes)
-                found.append(Picture(f"{tables.label(run, runs)} on {name}", picture, "; ".join(one.caveats)))
+                found.append(Picture(f"{label(run, runs)} on {name}", picture, "; ".join(one.caveats)))
     return found
 
 
@@ -262,7 +294,7 @@ def _panel(dataset: Dataset, row: int, shown: Sequence[Run], runs: Sequence[Run]
     for run in shown:
         predicted = run.predictor.labels(image[None])[0]
         predicted[(image == 0).any(axis=0)] = 255
-        pictures.append((tables.label(run, runs), figures.labels(predicted, taxonomy)))
+        pictures.append((label(run, runs), figures.labels(predicted, taxonomy)))
     country, day = dataset.manifest["country"][row].as_py(), dataset.manifest["datetime"][row].as_py()
     place = dataset.manifest["roi"][row].as_py()
     caption = f"{country}, {place}, {day:%Y-%m-%d}" + (" (simulated)" if dataset.spec.simulated else "")

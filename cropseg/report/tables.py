@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cropseg.core.manifest import PARTS, Dataset
-from cropseg.runs import MEANS, PROTOCOLS, Evaluation, Run, format_score
+from cropseg.runs import MEANS, PROTOCOLS, Evaluation, Run, format_score, label
 
 
 @dataclass(frozen=True)
@@ -242,12 +242,6 @@ def set_names(runs: Sequence[Run]) -> list[str]:
     """Evaluation sets of any of the runs; ``internal`` first, the rest by name."""
     names = {name for run in runs for name in run.evaluations}
     return sorted(names, key=lambda name: (name != "internal", name))
-
-
-def label(run: Run, runs: Sequence[Run]) -> str:
-    """A run's model; with the folder's name where another run of the report has the same model."""
-    twins = [other for other in runs if other.model == run.model]
-    return run.model if len(twins) == 1 else f"{run.model} ({run.name})"
 
 
 def _percent(part: int, whole: int) -> str:

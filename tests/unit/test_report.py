@@ -12,7 +12,7 @@ from cropseg.core.errors import ConfigError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
 from cropseg.report import figures, tables
 from cropseg.report.build import build_report, choose_patches
-from cropseg.runs import MEANS, SIMULATED_NOTE, open_run
+from cropseg.runs import MEANS, SIMULATED_NOTE, label, open_run
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
 
@@ -96,8 +96,9 @@ def test_scores_stand_with_the_rule_of_absent_classes_and_the_note_on_simulation
                 found = metrics.scores(one.confusion, protocol)
                 for key in MEANS:
                     assert ("n/a" if np.isnan(found[key]) else f"{found[key]:.4f}") in words
-    # Beside each of the eight score rows, each confusion matrix and each card, not only once on the page.
-    assert words.count(SIMULATED_NOTE) >= 8 + 4 + 2
+    # Beside each score row, each set's rows, each confusion matrix and each card, not only once on the page.
+    assert page.read_text().count(f'title="{SIMULATED_NOTE}"') == 8
+    assert words.count(SIMULATED_NOTE) >= 2 + 4 + 2
     assert runs[0].spec.manifest_digest in words
     assert "location" in words
 
@@ -219,5 +220,5 @@ def test_pictures_show_colours_and_grey_for_the_unknown():
 
 def test_twins_are_told_apart_by_their_folder(tmp_path):
     twins = [open_run(make_run(tmp_path / name, spec_for(), model="unet")) for name in "ab"]
-    assert [tables.label(run, twins) for run in twins] == ["unet (a)", "unet (b)"]
-    assert tables.label(twins[0], twins[:1]) == "unet"
+    assert [label(run, twins) for run in twins] == ["unet (a)", "unet (b)"]
+    assert label(twins[0], twins[:1]) == "unet"
