@@ -112,13 +112,13 @@ class Sky:
             (self.overpass.haze * (1 + 0.6 * aerosol) - 0.002).astype(np.float32),
             (1 + 0.012 * aerosol).astype(np.float32),
             (1 + 0.06 * thick).astype(np.float32),
-            np.asarray(beyond <= 0),
+            np.asarray(beyond <= 0, dtype=bool),
         )
 
     def _opacity(self, thick: FloatArray) -> FloatArray:
         """Opacity grows from the cloud's edge inwards (Beer's law, optical depth linear in the field)."""
-        depth = 5.0 * np.clip(thick - np.float32(self.threshold), 0, None)
-        return (1 - np.exp(-depth)).astype(np.float32)
+        depth = np.float32(5.0) * np.clip(thick - np.float32(self.threshold), 0, None)
+        return np.asarray(1 - np.exp(-depth), dtype=np.float32)
 
 
 def sky(overpass: Pass, lon_lat: tuple[float, float], bounds: Bounds, *keys: str | int) -> Sky:

@@ -1,7 +1,7 @@
 """Derives ``data/spectra.npz``: canopy reflectance in Sentinel-2's bands from the radiative-transfer model PROSAIL.
 
 Run by hand, once: ``pip install prosail && python -m data_prep.simulate.derive_spectra``. PROSAIL is GPL-3, so this
-script is the only place that imports it and it is no dependency of cropseg; the table of numbers it gives ships as data.
+script alone imports it, and it is no dependency of cropseg; the table of numbers it gives ships as data.
 
 Model: PROSPECT-D (Féret et al. 2017, RSE 193) for the leaf and 4SAIL (Verhoef et al. 2007, IEEE TGRS 45) for the
 canopy, as coupled in Jacquemoud et al. 2009, RSE 113, with the two soil spectra that PROSAIL brings. Direct sun only,
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +82,7 @@ def band_weights() -> FloatArray:
     return normalised
 
 
-def derive() -> dict[str, npt.NDArray[np.generic]]:
+def derive() -> dict[str, Any]:
     """The whole table: ``reflectance`` uint16 × 10000 (canopy, lai, cab, brown, water, brightness, dryness, band)."""
     import prosail  # GPL-3: see the module's docstring
 

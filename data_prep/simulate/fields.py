@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import cos, pi, sin
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt

@@ -93,7 +93,7 @@ def _taps(position: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArray[n
     t = (place - first).astype(np.float32)
     u = 1 - t
     weights = [u**3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (3 * u**3 - 6 * u**2 + 4) / 6, t**3 / 6]
-    return first, weights
+    return first, [weight.astype(np.float32) for weight in weights]
 
 
 def _spline(position: npt.NDArray[np.float64], values: FloatArray, axis: int) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def write(table: geopandas.GeoDataFrame, place: Place, folder: Path, file: str) 
     with storage_errors(folder / file):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+        # It reports every file as a line of log, which is no news to a user.
+        logging.getLogger("pyogrio").setLevel(logging.WARNING)
         stamp = f"{place.year + 1}-01-15"
         # Both formats store the day of writing, which is no part of the content.
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{stamp}T00:00:00.000Z"})

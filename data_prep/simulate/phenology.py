@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -112,52 +112,53 @@ def reflectance(units: Units, climate: Climate, day: float, dryness: float) -> t
         Reflectance (n, 10), its change by a quarter more leaf area, and its change by 0.1 in soil brightness.
     """
     n = len(units)
-    result = np.zeros((3, n, 10), dtype=np.float32)
+    table = spectra.table()
     names = kinds()
+    state: dict[str, Values] = {axis: np.zeros(n, dtype=np.float32) for axis in ("lai", "cab", "brown", "water")}
+    state["brightness"] = units.brightness
+    state["dryness"] = np.clip(dryness + units.moisture, 0, 1)
+    canopy = np.zeros(n, dtype=np.intp)
+    bloom, leafy = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.float32)
+    petals, built = np.zeros((n, 10), dtype=np.float32), np.zeros((n, 10), dtype=np.float32)
     for index in np.unique(units.kind):
-        here = np.flatnonzero(units.kind == index)
-        result[:, here] = _look(names[int(index)], _take(units, here), climate, day, dryness)
-    base: Values = result[0]
-    return base, result[1] - base, result[2] - base
+        kind, here = names[int(index)], np.flatnonzero(units.kind == index)
+        crop, members = parameters(kind), _take(units, here)
+        built[here] = _built(kind, members, climate)
+        if "canopy" not in crop:
+            continue
+        found, bloom[here] = canopy_state(kind, members, climate.reference_day(day))
+        for axis, values in found.items():
+            state[axis][here] = values
+        canopy[here] = table.canopies.index(crop["canopy"])
+        leafy[here] = crop.get("shade", 1.0) * (1 - sum(part for _, part in crop.get("mix", ())))
+        if "flower" in crop:
+            petals[here] = spectra.ground(crop["flower"][3])
+    looks = []
+    for leaves, bright in ((1.0, 0.0), (1.25, 0.0), (1.0, 0.1)):
+        varied = {
+            **state,
+            "lai": state["lai"] * np.float32(leaves),
+            "brightness": state["brightness"] + np.float32(bright),
+        }
+        look = table.look_up(canopy, varied)
+        look += bloom[:, None] * (petals - look)
+        looks.append(look * leafy[:, None] + built)
+    return looks[0], looks[1] - looks[0], looks[2] - looks[0]
 
 
 def _take(units: Units, index: npt.NDArray[np.intp]) -> Units:
-    return Units(
-        units.kind[index],
-        units.delay[index],
-        units.vigour[index],
-        units.chlorophyll[index],
-        units.brightness[index],
-        units.moisture[index],
-        units.draw[index],
+    return Units(*(getattr(units, entry.name)[index] for entry in fields(Units)))
+
+
+def _built(kind: str, units: Units, climate: Climate) -> Values:
+    """Light from asphalt, roofs and water in units of one kind (n, 10): roofs and roads differ in brightness."""
+    total = np.zeros(10, dtype=np.float32)
+    for name, part in parameters(kind).get("mix", ()):
+        total = total + np.float32(part) * spectra.ground(name)
+    factor = (
+        np.ones(len(units), dtype=np.float32) if kind == "water" else units.brightness / np.float32(climate.brightness)
     )
-
-
-def _look(kind: str, units: Units, climate: Climate, day: float, dryness: float) -> Values:
-    """Reflectance (3, n, 10) of units of one kind: as they are, with more leaves, on a brighter soil."""
-    crop = parameters(kind)
-    n = len(units)
-    built = np.zeros(10, dtype=np.float32)
-    share = 0.0
-    for name, part in crop.get("mix", ()):
-        built = built + np.float32(part) * spectra.ground(name)
-        share += part
-    if "canopy" not in crop:
-        # Roofs and roads differ in brightness, water hardly does.
-        factor = np.ones(n, dtype=np.float32) if kind == "water" else units.brightness / climate.brightness
-        return np.broadcast_to(factor[:, None] * built, (3, n, 10)).astype(np.float32)
-    table = spectra.table()
-    canopy = np.full(n, table.canopies.index(crop["canopy"]), dtype=np.intp)
-    state, petals = canopy_state(kind, units, climate.reference_day(day))
-    state["dryness"] = np.clip(dryness + units.moisture, 0, 1)
-    looks = []
-    for leaves, bright in ((1.0, 0.0), (1.25, 0.0), (1.0, 0.1)):
-        varied = {**state, "lai": state["lai"] * leaves, "brightness": units.brightness + bright}
-        look = table.look_up(canopy, varied) * np.float32(crop.get("shade", 1.0))
-        if "flower" in crop:
-            look += petals[:, None] * (spectra.ground(crop["flower"][3]) - look)
-        looks.append(look * np.float32(1 - share) + built)
-    return np.stack(looks)
+    return np.asarray(factor[:, None] * total, dtype=np.float32)
 
 
 def canopy_state(kind: str, units: Units, day: float) -> tuple[dict[str, Values], Values]:
@@ -243,4 +244,4 @@ def _set(state: dict[str, Any], where: npt.NDArray[np.bool_], values: dict[str, 
 
 
 def _logistic(steepness: float, days: Values) -> Values:
-    return (1 / (1 + np.exp(-np.clip(steepness * days, -30, 30)))).astype(np.float32)
+    return np.asarray(1 / (1 + np.exp(-np.clip(steepness * days, -30, 30))), dtype=np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cropseg.core.errors import ConfigError
@@ -83,6 +83,16 @@ class Pass:
     def datatake(self) -> str:
         """What two processings of the same measurement share."""
         return f"{self.platform} {self.acquired:%Y%m%dT%H%M%S}"
+
+    @property
+    def generated(self) -> datetime:
+        """When it was processed: the same day, or years later where the archive was processed again."""
+        again = {"05.00": datetime(2023, 2, 1, tzinfo=UTC), "05.10": datetime(2024, 9, 1, tzinfo=UTC)}.get(
+            self.baseline
+        )
+        if again is None:
+            return self.acquired + timedelta(hours=5, minutes=17)
+        return again + timedelta(hours=self.day, minutes=self.acquired.minute, seconds=self.acquired.second)
 
     @property
     def day(self) -> int:

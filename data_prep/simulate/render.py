@@ -63,6 +63,11 @@ class Scene:
         reach = 10.0 * self.size
         return self.place.ulx, self.place.uly - reach, self.place.ulx + reach, self.place.uly
 
+    @property
+    def known(self) -> tuple[float, float, float, float]:
+        """Bounds of the ground that was laid out: the products' and a margin."""
+        return _known(self.place, self.size)
+
     def ground(self, row: int, rows: int) -> npt.NDArray[np.int32]:
         """Index of the unit at each 5 m pixel of a block of 10 m rows, int32 (2 · rows, 2 · size)."""
         if row in self.cache:
@@ -94,9 +99,7 @@ def scene(place: Place, size: int, seed: int) -> Scene:
         seed: Of the simulation.
     """
     keys = (seed, place.name)
-    reach = 10.0 * size
-    margin = max(400.0, 0.04 * reach)
-    bounds = (place.ulx - margin, place.uly - reach - margin, place.ulx + reach + margin, place.uly + margin)
+    bounds = _known(place, size)
     land = landscape(bounds, place.layout, *keys)
     parcel = land.is_parcel
     crop, _ = rotation.assign(land.use[parcel], place.crops, place.year, *keys)
@@ -121,6 +124,13 @@ def scene(place: Place, size: int, seed: int) -> Scene:
         noise_field(bounds, (420.0, 160.0, 60.0), (1.0, 0.7, 0.45), *keys, "vigour"),
         noise_field(bounds, (700.0, 240.0, 80.0), (1.0, 0.7, 0.4), *keys, "soil"),
     )
+
+
+def _known(place: Place, size: int) -> tuple[float, float, float, float]:
+    # The margin lets an upright box in degrees hold a product that is turned by some two degrees in them.
+    reach = 10.0 * size
+    margin = max(400.0, 0.04 * reach)
+    return place.ulx - margin, place.uly - reach - margin, place.ulx + reach + margin, place.uly + margin
 
 
 @dataclass(frozen=True)
@@ -197,8 +207,8 @@ def _block(
 ) -> tuple[atmosphere.Air, dict[str, FloatArray]]:
     """Air and noisy reflectance of a block of rows, each band at its native resolution."""
     left, _, _, top = ground.bounds
-    x = left + 10.0 * np.arange(ground.size) + 5.0
-    y = top - 10.0 * (row + np.arange(rows)) - 5.0
+    x = left + 10.0 * np.arange(ground.size, dtype=np.float64) + 5.0
+    y = top - 10.0 * (row + np.arange(rows, dtype=np.float64)) - 5.0
     unit = ground.ground(row, rows)
     # Four samples of 5 m make a 10 m pixel, so that pixels on a border are mixed by area.
     corners = [np.ascontiguousarray(unit[i::2, j::2]) for i in (0, 1) for j in (0, 1)]

@@ -57,9 +57,9 @@ def classify(
 
 def cloud_cover(classes: npt.NDArray[Any]) -> float:
     """Percent of the pixels with data that are cloud or cirrus."""
-    valid = np.count_nonzero(classes != int(SceneClass.NO_DATA))
+    valid = int(np.count_nonzero(classes != int(SceneClass.NO_DATA)))
     cloudy = np.isin(classes, [int(SceneClass.CLOUD_MEDIUM), int(SceneClass.CLOUD_HIGH), int(SceneClass.CIRRUS)])
-    return 100.0 * float(np.count_nonzero(cloudy)) / max(valid, 1)
+    return 100.0 * int(np.count_nonzero(cloudy)) / max(valid, 1)
 
 
 def _coarse(values: FloatArray) -> FloatArray:
