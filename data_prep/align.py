@@ -207,6 +207,7 @@ class AlignedProduct:
 
     def _file(self, band: str) -> Jp2File:
         if band not in self._open:
+            self.product.verify(self._paths[band])
             file = Jp2File(self._paths[band], "uint8" if band == SCL else "uint16")
             self._open[band] = file
             if band != "B02":

@@ -2,8 +2,8 @@
 
 GDAL decodes several blocks of a JPEG 2000 file in threads of its own and loses their errors: a file that was cut off
 then reads as zeros, without a word. So reading is kept to one thread here (work is shared out by region and product
-instead), and the file's own structure is checked when it is opened. Damage inside a block that keeps the structure
-cannot be seen in a JPEG 2000 file, which carries no checksum: that is what the download's checksum is for.
+instead), and the file's own structure is checked when it is opened. Damage that keeps the structure cannot be seen in a
+JPEG 2000 file, which carries no checksum: :mod:`data_prep.safe_manifest` sees it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _structure_problem(file: BinaryIO, size: int) -> str | None:
 
 
 def _one_thread() -> Any:
-    return rasterio.Env(GDAL_NUM_THREADS=1)
+    return rasterio.Env(GDAL_NUM_THREADS="1")
 
 
 def _corrupt(path: Path, error: Exception) -> InputError:

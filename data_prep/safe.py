@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from cropseg.core.bands import NODATA, QUANTIFICATION, S2_BANDS, SATURATED
 from cropseg.core.errors import InputError
+from data_prep.safe_manifest import Entry, read_manifest, verify
 
 SCL: Final = "SCL"
 """Name of the scene classification in file names."""
@@ -34,6 +35,7 @@ class SafeProduct:
         quantification: Digital numbers per unit of reflectance, always 10000.
         offsets: BOA offset in digital numbers by band; 0 where the product has none.
         offset_evidence: On what evidence ``offsets`` stands.
+        manifest: Size and checksum by path inside the folder; empty where the product has no ``manifest.safe``.
     """
 
     folder: Path
@@ -46,6 +48,17 @@ class SafeProduct:
     quantification: int
     offsets: Mapping[str, int]
     offset_evidence: str
+    manifest: Mapping[str, Entry] = field(default_factory=dict)
+
+    def verify(self, path: Path) -> None:
+        """Compare one of the product's files with its manifest, where that names it.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        entry = self.manifest.get(path.relative_to(self.folder).as_posix())
+        if entry is not None:
+            verify(path, entry)
 
     def path_of(self, band: str, resolution: int) -> Path:
         """The file of a band, or of ``SCL``, at a resolution in metres.
@@ -108,6 +121,7 @@ def open_product(path: Path) -> SafeProduct:
         quantification=QUANTIFICATION,
         offsets=offsets,
         offset_evidence=evidence,
+        manifest=read_manifest(path),
     )
 
 

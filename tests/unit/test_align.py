@@ -67,7 +67,7 @@ def test_whole_tile_is_what_the_definition_says(products, baseline, resampling, 
         assert clamped == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(window=windows(), resampling=st.sampled_from(["bilinear", "nearest"]))
 def test_a_window_is_the_crop_of_the_whole_tile(products, window, resampling):
     rows, cols = window.slices
@@ -83,7 +83,7 @@ def test_a_window_is_the_crop_of_the_whole_tile(products, window, resampling):
         assert crop.image.base is None  # a patch does not hold the block's memory
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     factor=st.sampled_from([2, 3, 6]),
@@ -221,7 +221,7 @@ def large_file(folder, seed=0):
     return path
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 0.999))
 def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, share):
     path = large_file(tmp_path_factory.mktemp("cut"))
@@ -259,6 +259,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, products):
 def copy_with(products, tmp_path, band, resolution, replacement):
     folder = tmp_path / products["05.10"].folder.name
     shutil.copytree(products["05.10"].folder, folder)
+    (folder / "manifest.safe").unlink()  # it would tell the files apart before their grids do
     product = open_product(folder)
     shutil.copy(replacement, product.path_of(band, resolution))
     return product
@@ -282,3 +283,26 @@ def test_b02_at_another_resolution_is_refused(products, tmp_path):
     product = copy_with(products, tmp_path, "B02", 10, products["05.10"].path_of("B11", 20))
     with AlignedProduct(product, ["B02"]) as scene, pytest.raises(InputError, match="no 10 m pixels"):
         scene.read(WHOLE)
+
+
+@pytest.mark.parametrize("damage", ["noise", "zeros", "one bit", "cut", "longer"])
+def test_damage_that_still_decodes_is_told_by_the_manifest(products, tmp_path, damage):
+    folder = tmp_path / products["05.10"].folder.name
+    shutil.copytree(products["05.10"].folder, folder)
+    product = open_product(folder)
+    path = product.path_of("B03", 10)
+    content = bytearray(path.read_bytes())
+    place = len(content) * 3 // 4
+    if damage == "one bit":
+        content[place] ^= 4
+    elif damage in ("noise", "zeros"):
+        content[place : place + 50] = np.random.default_rng(0).bytes(50) if damage == "noise" else bytes(50)
+    else:
+        content = content[:-1] if damage == "cut" else content + b"."
+    path.write_bytes(content)
+    with AlignedProduct(product, ["B02"]) as scene:
+        scene.read(WHOLE)  # a file that is not asked for is not looked at
+    with AlignedProduct(product, ["B02", "B03"]) as scene:
+        for _ in range(2):  # never "already checked"
+            with pytest.raises(InputError, match=r"B03_10m\.jp2 is (corrupt|cut off or altered)"):
+                scene.read(WHOLE)

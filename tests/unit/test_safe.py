@@ -162,3 +162,47 @@ def test_a_file_twice_is_refused(folder):
     shutil.copy(path, path.with_name(f"L2A_{path.name}"))
     with pytest.raises(InputError, match="several files of B02 at 10 m"):
         product.path_of("B02", 10)
+
+
+def test_the_manifest_holds_a_checksum_for_each_file(folder):
+    product = open_product(folder)
+    assert len(product.manifest) >= 12
+    for path in folder.rglob("*.jp2"):
+        product.verify(path)
+        assert product.manifest[path.relative_to(folder).as_posix()].size == path.stat().st_size
+    (folder / "manifest.safe").unlink()
+    assert open_product(folder).manifest == {}
+    open_product(folder).verify(product.path_of("B02", 10))
+
+
+def test_real_files_have_the_checksums_of_their_manifest(real_data):
+    product = open_product(real_product(real_data, "T29UNU", None))
+    assert {entry.algorithm for entry in product.manifest.values()} == {"SHA3-256"}
+    for band in ("B02", "SCL"):
+        product.verify(product.path_of(band, 60))
+
+
+@pytest.mark.parametrize("name", [name for name in REAL if "N0212" not in name])
+def test_manifests_of_real_products(real_data, name, tmp_path):
+    manifest = open_product(real_product(real_data, name, tmp_path)).manifest
+    assert any("_B02_20m." in path and path.startswith("GRANULE/") for path in manifest)
+    assert all(entry.algorithm in ("MD5", "SHA3-256") for entry in manifest.values())
+    assert all(len(entry.checksum) in (32, 64) for entry in manifest.values())
+
+
+@pytest.mark.parametrize("content", ["<broken", '<a><byteStream size="x"><fileLocation/><checksum/></byteStream></a>'])
+def test_a_broken_manifest(folder, content):
+    (folder / "manifest.safe").write_text(content)
+    with pytest.raises(InputError, match=r"manifest cannot be read: .*manifest\.safe"):
+        open_product(folder)
+
+
+def test_a_checksum_of_an_unknown_kind_is_passed_over_but_not_the_size(folder):
+    path = folder / "manifest.safe"
+    path.write_text(path.read_text().replace('checksumName="MD5"', 'checksumName="CRC"'))
+    product = open_product(folder)
+    band = product.path_of("B02", 10)
+    product.verify(band)
+    band.write_bytes(band.read_bytes()[:-1])
+    with pytest.raises(InputError, match="manifest gives"):
+        product.verify(band)
