@@ -203,6 +203,7 @@ def _comparable(name: str, value: Any) -> Any:
 _COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "eq": lambda left, right: bool(left == right),
     "neq": lambda left, right: bool(left != right),
+    "ne": lambda left, right: bool(left != right),
     "lt": lambda left, right: bool(left < right),
     "lte": lambda left, right: bool(left <= right),
     "gt": lambda left, right: bool(left > right),

@@ -62,10 +62,9 @@ def test_gdals_own_driver_reads_the_same_pixels_on_the_same_grid(written, baseli
                     assert tags.get("BOA_ADD_OFFSET") == ("-1000" if baseline == "05.10" else None)
     assert seen == {*PAPER_BANDS, "SCL"}
     # The product as a whole is a container of grids and has none itself.
-    with (
-        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
-        rasterio.open(safe / "MTD_MSIL2A.xml") as product,
-    ):
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        product = rasterio.open(safe / "MTD_MSIL2A.xml")
+    with product:
         tags = product.tags()
         assert len(product.subdatasets) == 4
     assert tags["PROCESSING_BASELINE"] == baseline
