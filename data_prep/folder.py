@@ -17,8 +17,8 @@ RECORD = "prepare.json"
 """The recipe that the folder is made by, written before anything else in it."""
 
 _OURS = (
-    "manifest.parquet", "candidates.parquet", "dataset.json", "dropped.csv", "refused.csv", "rois.json", "audit.csv", "audit",
-    "harmonize.json", "shards", "search", "splits", "tables",
+    "manifest.parquet", "candidates.parquet", "dataset.json", "dropped.csv", "refused.csv", "rois.json",
+    "audit.csv", "audit", "harmonize.json", "shards", "search", "splits", "tables",
 )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import pyproj
 import pystac_client
 import shapely
 import shapely.geometry
-import shapely.ops
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from requests.exceptions import RequestException
@@ -224,7 +223,7 @@ def outline(roi: Roi) -> shapely.Geometry:
 def to_wgs84(geometry: shapely.Geometry, crs: str) -> shapely.Geometry:
     """``geometry`` from ``crs`` to longitude and latitude."""
     change = pyproj.Transformer.from_crs(crs, WGS84, always_xy=True)
-    return shapely.ops.transform(change.transform, geometry)
+    return shapely.transform(geometry, change.transform, interleaved=False)
 
 
 def _newest(products: Sequence[Product]) -> Mapping[tuple[str, str, str], Product]:
