@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,10 +199,12 @@ def run(
         show: Rows of each subset's audit that the screen shows, largest first; 0 shows all.
 
     Returns:
-        The summary: per subset its parcels, rejected ones by reason, rows per class, and agreement with HCAT.
+        The summary: per subset its rows, area and rows per class, rejected ones by reason, and agreement with HCAT;
+        the last also for all subsets together.
     """
     out = Path(out_dir)
     audits: list[pd.DataFrame] = []
+    agreed = hcat.agreement([])
     summary: dict[str, Any] = {"taxonomy": taxonomy.name, "unmapped": unmapped, "ambiguous": ambiguous, "subsets": {}}
     for subset in subsets:
         result = harmonize(subset, taxonomy, unmapped=unmapped, ambiguous=ambiguous)
@@ -210,10 +212,13 @@ def run(
         _show(result, show)
         audits.append(result.audit)
         summary["subsets"][subset.name] = summarise(result)
+        agreed = agreed + result.agreement
     if not audits:
         raise ConfigError("there are no subsets to harmonise", None, "choose a region that lists some")
+    summary["hcat"] = asdict(agreed)
     _write_csv(out / "audit.csv", pd.concat(audits, ignore_index=True))
     write_json(out / "harmonize.json", summary)
+    _say_agreement("all subsets", agreed)
     say(f"audit of {len(audits)} subsets: {out / 'audit.csv'}")
     return summary
 
@@ -221,15 +226,13 @@ def run(
 def summarise(result: Harmonized) -> dict[str, Any]:
     """Counts of a harmonised subset as plain data."""
     audit = result.audit
-    agreed = result.agreement
     return {
         "rows": int(audit["rows"].sum()),
         "classes": {str(k): int(v) for k, v in audit.groupby("class_name", sort=True)["rows"].sum().items()},
         "area_ha": {str(k): round(float(v), 4) for k, v in audit.groupby("class_name")["area_ha"].sum().items()},
         "rejected": {str(k): int(v) for k, v in result.rejected["reason"].value_counts().sort_index().items()},
-        "hcat": {"rows": agreed.rows, "agree": agreed.same, "target_rows": agreed.target_rows,
-                 "target_agree": agreed.target_same},
-    }  # fmt: skip
+        "hcat": asdict(result.agreement),
+    }
 
 
 def _harmonize_table(subset: Subset, rules: Rules, crop_table: CropTable | None) -> Harmonized:
@@ -344,9 +347,12 @@ def _show(result: Harmonized, limit: int) -> None:
             for row in shown.rename(columns={"name": "name_"}).itertuples()
         ),
     )
-    agreed = result.agreement
+    _say_agreement(result.subset.name, result.agreement)
+
+
+def _say_agreement(whose: str, agreed: hcat.Agreement) -> None:
     if agreed.rows:
         say(
-            f"{result.subset.name}: keywords and HCAT codes agree on {agreed.share:.1%} of {agreed.rows} rows, "
+            f"{whose}: keywords and HCAT codes agree on {agreed.share:.1%} of {agreed.rows} rows, "
             f"and on {agreed.target_share:.1%} of the {agreed.target_rows} where either names a class"
         )

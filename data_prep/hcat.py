@@ -49,6 +49,14 @@ class Agreement:
     target_rows: int
     target_same: int
 
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.rows + other.rows,
+            self.same + other.same,
+            self.target_rows + other.target_rows,
+            self.target_same + other.target_same,
+        )
+
     @property
     def share(self) -> float:
         """Share of all rows, 0 to 1; 1 if there are none."""
