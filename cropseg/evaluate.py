@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -30,6 +31,7 @@ class EvaluationSet:
         part: Part of that split.
         protocol: ``all`` where unlabelled ground is background, ``crop`` where only labelled crop pixels are known.
         note: What a reader of the score must know.
+        made_by: The command that makes the dataset, told where it is missing.
     """
 
     name: str
@@ -38,6 +40,7 @@ class EvaluationSet:
     part: str = "test"
     protocol: Protocol = "all"
     note: str = ""
+    made_by: str = ""
 
     def __post_init__(self) -> None:
         """Check the values that are one of a few."""
@@ -166,6 +169,9 @@ def _open(predictor: Predictor, chosen: EvaluationSet) -> tuple[Dataset, list[in
     if chosen.root is None or chosen.split is None:
         raise ConfigError(f"evaluation set {chosen.name} lacks root or split", None, "set both, or evaluate a run")
     spec = predictor.spec
+    if not (Path(chosen.root) / "manifest.parquet").is_file():
+        remedy = f"make it: {chosen.made_by}" if chosen.made_by else f"set evaluation.{chosen.name}.root=<folder>"
+        raise InputError(f"evaluation set {chosen.name}: no dataset at {chosen.root}", None, remedy)
     dataset = open_dataset(chosen.root)
     spec.check_fits(dataset.spec)
     if dataset.spec.protocol == "crop" and chosen.protocol == "all":

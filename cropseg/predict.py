@@ -189,7 +189,9 @@ def find_product(product: str | None, cache: Path, data: Path) -> Path:
     Raises:
         InputError: There is none; the message lists some that there are.
     """
-    cached = {path.name.removesuffix(".SAFE"): path for path in sorted(cache.glob("**/*.SAFE"))}
+    # A download writes this record last: without it the product is not whole.
+    records = sorted(cache.glob("*/complete.json"))
+    cached = {record.parent.name: record.parent / f"{record.parent.name}.SAFE" for record in records}
     shown = ", ".join(list(cached)[-5:]) or "none"
     remedy = f"give the path of a .SAFE folder, or one of the {len(cached)} products in {cache}: {shown}"
     if not product:

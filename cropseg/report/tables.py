@@ -226,7 +226,7 @@ def facts(run: Run) -> Table:
     ]
     if isinstance(score := run.validation.get("miou_present"), int | float):
         epoch = run.validation.get("epoch")
-        chosen = f", epoch {epoch}" if history is not None and len(history) > 1 else ""
+        chosen = f", epoch {epoch + 1}" if isinstance(epoch, int) and history is not None and len(history) > 1 else ""
         rows.append(("validation mIoU, present", f"{format_score(score)}{chosen}"))
     if history is not None and len(history) > 1:
         rows.append(("epochs", f"{len(history)}"))

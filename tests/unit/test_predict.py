@@ -186,13 +186,16 @@ def test_products_are_found_by_path_name_and_dataset(tmp_path):
     names = [f"S2A_MSIL2A_2021060{day}T100031_N0300_R122_T33UXP" for day in (1, 2)]
     cache, data = tmp_path / "cache", tmp_path / "data"
     for name in names:
-        (cache / "deep" / f"{name}.SAFE").mkdir(parents=True)
-    folder = cache / "deep" / f"{names[1]}.SAFE"
+        (cache / name / f"{name}.SAFE").mkdir(parents=True)
+        (cache / name / "complete.json").write_text("{}")
+    half = names[0].replace("0601", "0607")
+    (cache / half / f"{half}.SAFE").mkdir(parents=True)
+    folder = cache / names[1] / f"{names[1]}.SAFE"
     assert find_product(str(folder), cache, data) == folder
     assert find_product(names[1], cache, data) == find_product(folder.name, cache, data) == folder
     make_dataset(data / "embedded_unseen", n=2, size=16)
-    assert find_product("unseen", cache, data).parent == folder.parent
-    for wrong in (None, "", "S2B_none"):
+    assert find_product("unseen", cache, data).parent.parent == cache
+    for wrong in (None, "", "S2B_none", half):
         with pytest.raises(InputError, match=names[0]):
             find_product(wrong, cache, data)
     with pytest.raises(InputError, match="none"):
