@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from cropseg.core import storage
-from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.errors import ConfigError, CropsegError, InputError
 from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.core.progress import say, track
 from cropseg.report import figures, tables
@@ -245,8 +245,11 @@ def _importances(runs: Sequence[Run]) -> list[Table]:
         path = run.path / "importances.json"
         if path.is_file():
             content = storage.read_json(path)
-            if isinstance(content, Mapping) and all(isinstance(v, int | float) for v in content.values()):
-                found.append(tables.importances(run, content))
+            try:
+                ranked = {str(one["name"]): float(one["importance"]) for one in content["features"]}
+                found.append(tables.importances(run, str(content["kind"]), ranked))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{path} holds no feature importances", str(error), "train the run again") from error
     return found
 
 
@@ -283,7 +286,7 @@ def _gallery(runs: Sequence[Run], name: str, count: int) -> Gallery:
         rows = dataset.parts(evaluation.split)[evaluation.part]  # type: ignore[index]
         chosen = choose_patches(dataset, [int(row) for row in rows], count)
         return Gallery(name, tuple(_panel(dataset, row, shown, runs) for row in chosen))
-    except InputError as error:
+    except CropsegError as error:
         return Gallery(name, reason=str(error))
 
 

@@ -202,10 +202,10 @@ def _class_values(config: DictConfig, count: int) -> list[float] | None:
     return search(groups.get("loss"), "") or search(groups.get("model"), "")
 
 
-def importances(run: Run, ranked: Mapping[str, float]) -> Table:
+def importances(run: Run, kind: str, ranked: Mapping[str, float]) -> Table:
     """What a forest's decisions rest on."""
     rows = tuple((name, f"{value:.4f}") for name, value in sorted(ranked.items(), key=lambda item: -item[1]))
-    note = "Mean decrease in impurity over the trees; it sums to 1 and favours correlated bands alike."
+    note = f"{kind.capitalize()}, summing to 1. Correlated bands share what either would have alone."
     columns = (Column("feature", text=True), Column("importance"))
     return Table(f"Feature importances, {run.model}", columns, rows, note)
 

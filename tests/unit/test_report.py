@@ -16,6 +16,11 @@ from cropseg.runs import MEANS, SIMULATED_NOTE, label, open_run
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
 
+IMPORTANCES = {
+    "kind": "mean decrease in impurity",
+    "features": [{"name": "B02", "importance": 0.25}, {"name": "B08", "importance": 0.75}],
+}
+
 
 class Page(HTMLParser):
     """Well-formedness, addresses and text of a page."""
@@ -58,7 +63,7 @@ def runs(tmp_path_factory):
     ):
         path = make_run(folder / "runs" / name, spec, own, model=name, loss=loss, seed=1)
         found.append(with_predictor(open_run(path), predictor))
-    storage.write_json(found[1].path / "importances.json", {"B02": 0.25, "B08": 0.75})
+    storage.write_json(found[1].path / "importances.json", IMPORTANCES)
     (found[1].path / "metrics.csv").unlink()
     sets = [
         EvaluationSet("internal", None, None, note="held-out"),
@@ -111,6 +116,7 @@ def test_every_part_is_there(page):
     for title in ("Loss", "Validation mIoU", "Learning rate", "Class weights", "Feature importances", "Split location"):
         assert title in words
     assert "Patches per country" in words
+    assert "B08 0.7500 B02 0.2500" in words
     assert "Pixels and patches per class" in words
     # Confusion: 4; curves of one run: 3; panels: 2 of the internal test part and 4 away, 4 pictures each.
     assert text.count("<img ") == 4 + 3 + (2 + 4) * 4
