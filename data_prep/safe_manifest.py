@@ -22,7 +22,7 @@ _ALGORITHMS: Final[Mapping[str, Callable[[], Any]]] = {
     "MD5": functools.partial(hashlib.md5, usedforsecurity=False),
     "SHA3-256": hashlib.sha3_256,
 }
-"""Names as products give them: MD5 before 2021 or so, SHA3-256 since."""
+"""Names as products give them: MD5 in older ones, SHA3-256 in recent ones."""
 
 
 @dataclass(frozen=True)

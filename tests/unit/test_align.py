@@ -16,7 +16,7 @@ from data_prep.align import AlignedProduct, bilinear_upsample
 from data_prep.jp2 import Jp2File
 from data_prep.safe import open_product
 
-SIZE = 48
+SIZE = 24
 WHOLE = Window(0, 0, SIZE, SIZE)
 
 
@@ -188,7 +188,7 @@ def test_files_are_closed_and_can_be_read_again(products):
 def test_a_window_beyond_the_grid_is_refused(products, window):
     with AlignedProduct(products["05.10"], ["B02"]) as scene:
         for read in (scene.read, scene.scl):
-            with pytest.raises(ConfigError, match="beyond the 48 × 48 pixels"):
+            with pytest.raises(ConfigError, match="beyond the 24 × 24 pixels"):
                 read(window)
 
 

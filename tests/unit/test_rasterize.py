@@ -68,7 +68,7 @@ def parcels_of_any_shape(draw):
     return frame(shapes, rng.choice([0, 1, 3, 10, 255], len(shapes)), numbers)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(parcels=parcels_of_any_shape(), coverage=st.sampled_from(["exhaustive", "sparse"]))
 def test_pixels_are_those_whose_centre_lies_inside(parcels, coverage):
     if tie(parcels, GRID):
