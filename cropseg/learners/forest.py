@@ -33,8 +33,8 @@ FILE: Final = "forest.skops"
 TRUSTED: Final = ("sklearn.tree._tree.Tree",)
 """The one type in the file that skops does not trust by itself: its node indices are checked in :func:`check_trees`."""
 
-BLOCK: Final = 16_384
-"""Pixels that go through all trees at once on one core: large enough for numpy, small enough for the cache."""
+BLOCK: Final = 65_536
+"""Pixels that go through all trees at once on one core; with small blocks each tree is fetched into the cache anew."""
 
 BATCH: Final = 262_144
 """Pixels whose features are held in memory at once: 27 MB for 26 features."""
@@ -181,13 +181,18 @@ class ForestPredictor:
         self.spec = spec
         self.confusion = np.zeros((classes, classes), np.int64) if confusion is None else confusion
         self.protocol = protocol
-        self.features = Features(spec.bands, tuple(spec.model["context"]), tuple(spec.model["windows"]))
+        self.features = self.features_of(spec)
         if forest.n_features_in_ != len(self.features.names):
             raise InputError(
                 f"the forest was trained on {forest.n_features_in_} features, its spec.json describes",
                 len(self.features.names),
                 "the two files are not of one run: train again",
             )
+
+    @staticmethod
+    def features_of(spec: ModelSpec) -> Features:
+        """The features that a run's forest was trained on."""
+        return Features(spec.bands, tuple(spec.model["context"]), tuple(spec.model["windows"]))
 
     @property
     def validation_score(self) -> float:

@@ -73,8 +73,8 @@ def import_place(
     """Import a place as five datasets in ``out``.
 
     ``<name>`` has every labelled pixel in part ``test`` of split ``test``. ``<name>_train`` (split ``parcels``: train,
-    val) and ``<name>_test`` (split ``test``) share no parcel. ``<name>_pixels_train`` (split ``pixels``) and
-    ``<name>_pixels_test`` hold as many pixels of each class, drawn pixel by pixel: the leak to compare with.
+    val) and ``<name>_test`` (split ``test``) share no parcel. ``<name>_pixel_leak_train`` (split ``pixels``) and
+    ``<name>_pixel_leak_test`` hold as many pixels of each class, drawn pixel by pixel: the leak to compare with.
 
     Args:
         source: Folder that holds one folder a place, and the table of names.
@@ -143,8 +143,8 @@ def import_place(
             (name, "test", [whole] * len(taken), ("test",)),
             (f"{name}_train", "parcels", every, learn),
             (f"{name}_test", "test", every, ("test",)),
-            (f"{name}_pixels_train", "pixels", leak, learn),
-            (f"{name}_pixels_test", "test", leak, ("test",)),
+            (f"{name}_pixel_leak_train", "pixels", leak, learn),
+            (f"{name}_pixel_leak_test", "test", leak, ("test",)),
         ):
             spec = DatasetSpec(dataset, bands, classes, 10.0, files.grid.height, False, "crop", summary)
             rows = [

@@ -163,7 +163,7 @@ def test_the_parts_are_disjoint_by_parcel_with_a_buffer(imported):
 
 def test_the_leak_has_the_same_pixels_of_each_class_from_the_same_fields(imported):
     _, out, summary = imported
-    train, test = open_dataset(out / "flanders_pixels_train"), open_dataset(out / "flanders_pixels_test")
+    train, test = open_dataset(out / "flanders_pixel_leak_train"), open_dataset(out / "flanders_pixel_leak_test")
     parts = train.parts("pixels")
     for date in range(2):
         found = {part: train.mask(parts[part][date]) for part in ("train", "val")} | {"test": test.mask(date)}
