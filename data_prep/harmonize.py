@@ -162,7 +162,8 @@ def harmonize(
     raw.insert(0, "parcel", np.arange(1, len(raw) + 1, dtype=np.int64))
     decided = _decide(raw, rules, crop_table)
     geometry, reason = parcels.polygons(raw.geometry.to_numpy())
-    area = shapely.area(gpd.GeoSeries(geometry, crs=raw.crs).to_crs(EQUAL_AREA).to_numpy()) / 1e4
+    with np.errstate(invalid="ignore"):  # what lies outside its CRS has no area in another
+        area = shapely.area(gpd.GeoSeries(geometry, crs=raw.crs).to_crs(EQUAL_AREA).to_numpy()) / 1e4
     reason[(reason == "") & ~np.isfinite(area)] = "outside the area of its CRS"
     reason = _mark_duplicates(geometry, decided, reason)
     good = reason == ""
@@ -281,7 +282,7 @@ def _decide_one(
     if len({decision[0] for decision in decisions}) > 1:
         label, rule = IGNORE, f"table {crop_table.name} gives several names -> ignored"
         if rules.ambiguous == "lowest":
-            label = min(decision[0] for decision in decisions if decision[0] != IGNORE)
+            label = min(decision[0] for decision in decisions if decision[0] not in (IGNORE, BACKGROUND))
             rule = f"table {crop_table.name} gives several names -> lowest id"
     how = "" if found.how == "name" else f" (by {found.how})"
     return label, rule + how, names, codes.pop() if len(codes) == 1 else ""

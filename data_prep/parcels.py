@@ -25,7 +25,8 @@ from cropseg.core.progress import warn
 from data_prep.subsets import Subset
 
 INSIDE_ZIP = (".shp", ".gpkg", ".gml", ".geojson", ".fgb")
-FIELDS = ("name", "code", "english", "hcat")
+
+_FAR = 1e9  # metres or degrees: no projected CRS reaches a million kilometres
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,14 @@ def polygons(geometry: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[
     reason[~missing & shapely.is_empty(kept)] = "empty geometry"
     dimension = shapely.get_dimensions(kept)
     reason[(reason == "") & (dimension < 2)] = "not a polygon"
-    finite = np.isfinite(shapely.bounds(kept)).all(axis=1)
-    reason[(reason == "") & ~finite] = "coordinates that are not finite"
-    broken = np.flatnonzero((reason == "") & (~shapely.is_valid(kept) | (shapely.get_type_id(kept) == 7)))
-    kept[broken] = [_polygon_parts(shape) for shape in shapely.make_valid(kept[broken])]
-    reason[(reason == "") & (shapely.is_empty(kept) | (shapely.area(kept) == 0))] = "no area"
+    bounds = shapely.bounds(kept)
+    reason[(reason == "") & ~(np.abs(bounds) < _FAR).all(axis=1)] = "coordinates beyond any CRS"
+    with np.errstate(all="ignore"):  # damaged files hold numbers that overflow; their area tells
+        broken = np.flatnonzero((reason == "") & (~shapely.is_valid(kept) | (shapely.get_type_id(kept) == 7)))
+        kept[broken] = [_polygon_parts(shape) for shape in shapely.make_valid(kept[broken])]
+        area = shapely.area(kept)
+    reason[(reason == "") & ~np.isfinite(area)] = "coordinates that are not numbers"
+    reason[(reason == "") & (shapely.is_empty(kept) | (area == 0))] = "no area"
     kept[reason != ""] = None
     return kept, reason
 
@@ -234,6 +238,12 @@ class _Ogr:
                 result = function(self.path, layer=self.layer, **arguments, **self.options)
         except (DataSourceError, DataLayerError, FeatureError, GeometryError, shapely.errors.GEOSException) as error:
             raise self._unreadable(error) from error
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{self.shown} holds text in another encoding than it states",
+                error.object[:40],
+                "for a shapefile write the true one, such as ISO-8859-1, into a .cpg file beside it; or convert it",
+            ) from error
         for message in sorted({str(entry.message) for entry in caught if entry.category is RuntimeWarning})[:3]:
             warn(f"{self.shown}: {message}")
         return result

@@ -24,6 +24,7 @@ SNAP_M = 20
 """Cells lie on multiples of this, so that 10 m and 20 m pixels of every Sentinel-2 tile fall on their edges."""
 
 _HECTARE = 10_000.0
+_MOST_STEPS = 100_000_000  # cells of the finer grid: about 4 GB while hot cells are sought
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,10 @@ def _peaks(cells: _Cells, side: int, min_area_ha: float, limit: int | None) -> I
     # decimetres, so that sums are exact and equal squares are seen to be equal.
     col0, row0 = int(cells.col.min()) - side + 1, int(cells.row.min()) - side + 1
     shape = (int(cells.row.max()) - row0 + side, int(cells.col.max()) - col0 + side)
+    if shape[0] * shape[1] > _MOST_STEPS:
+        raise ConfigError(
+            "hot cells: the finer grid has too many cells", shape, "set a larger step_m, or split the subset"
+        )
     area = np.zeros(shape, dtype=np.int64)
     at = (cells.row - row0, cells.col - col0)
     area[at] = np.round(cells.area_ha * _HECTARE * 100).astype(np.int64)

@@ -106,6 +106,20 @@ def test_names_join_the_table_by_the_stated_rules(tmp_path, table):
     assert found["rule"].tolist()[-1] == "table xx_2021 gives several names -> ignored"
 
 
+def test_rows_that_disagree_follow_the_ambiguous_rule(tmp_path, table):
+    text = (
+        TABLE
+        + "30,Mischung,Oats,oats,\n31,Mischung,Barley,barley,\n32,Rüben,Beetroot,x,\n33,Rüben,Fodder beet,y,\n34,Gras,Kale,,\n35,Gras,Meadow,,\n"
+    )
+    (tmp_path / "xx_2021.csv").write_text(text, encoding="utf-8")
+    path = written(tmp_path, frame(["Mischung", "Rüben", "Gras"], "PLODINA"))
+    ours = harmonize.harmonize(subset(path, table=table), TAXONOMY).parcels
+    assert ours["label"].tolist() == [255, 255, 255]
+    paper = harmonize.harmonize(subset(path, table=table), TAXONOMY, ambiguous="lowest", unmapped="background").parcels
+    assert paper["label"].tolist() == [4, 0, 10]
+    assert paper["rule"].tolist()[0] == "table xx_2021 gives several names -> lowest id"
+
+
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
     [
@@ -200,6 +214,40 @@ def test_geometry_is_mended_or_rejected_with_a_reason(tmp_path):
     assert (areas[4], areas[8], areas[9]) == (5000.0, 100.0, 10_000.0)
     assert found.audit["rows"].sum() == len(cases)
     assert found.audit.loc[found.audit["rule"] == "rejected: duplicate", "rows"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        (shapely.box(1e12, 1e12, 2e12, 2e12), "coordinates beyond any CRS"),
+        (Polygon([(0, 0), (np.inf, 0), (1, 1)]), "coordinates beyond any CRS"),
+        (shapely.box(400.0, 95.0, 401.0, 96.0), "outside the area of its CRS"),
+    ],
+)
+def test_impossible_coordinates_are_rejected(tmp_path, shape, reason):
+    data = frame(["Maize", "Maize"], geometry=[shape, shapely.box(16.0, 48.0, 16.01, 48.01)], crs="EPSG:4326")
+    found = harmonize.harmonize(subset(written(tmp_path, data, "f.parquet")), TAXONOMY)
+    assert found.rejected["reason"].tolist() == [reason]
+    assert np.isfinite(found.audit["area_ha"]).all()
+
+
+def test_a_truncated_shapefile_says_what_it_lost(tmp_path):
+    path = written(tmp_path, frame(["Maize"] * 50), "f.shp")
+    whole = (tmp_path / "f.shp").read_bytes()
+    (tmp_path / "f.shp").write_bytes(whole[: len(whole) // 2])
+    found = harmonize.harmonize(subset(path), TAXONOMY)
+    assert len(found.parcels) + len(found.rejected) == 50
+    assert set(found.rejected["reason"]) == {"no geometry"}
+
+
+def test_text_in_another_encoding_is_told(tmp_path):
+    path = written(tmp_path, frame(["Weißklee"]), "f.shp", encoding="ISO-8859-1")
+    (tmp_path / "f.cpg").write_text("UTF-8")
+    with pytest.raises(InputError, match=r"another encoding than it states.*\.cpg"):
+        harmonize.harmonize(subset(path), TAXONOMY)
+    (tmp_path / "f.cpg").write_text("ISO-8859-1")
+    assert harmonize.harmonize(subset(path), TAXONOMY).parcels["name"].tolist() == [""]
+    assert harmonize.harmonize(subset(path), TAXONOMY).parcels["english"].tolist() == ["Weißklee"]
 
 
 def test_same_outline_with_another_crop_stays(tmp_path):
