@@ -196,13 +196,34 @@ def test_nothing_is_scored_if_one_set_is_missing(tmp_path):
         evaluate_runs([orphan], [EvaluationSet("internal", None, None)])
 
 
-@pytest.mark.parametrize("override", ["[internal,flanders]", "unseen", "[unseen_sparse]", None])
+def test_a_missing_set_names_the_command_that_makes_it(dataset):
+    missing = chosen(dataset, root="none", made_by="python prepare.py region=r")
+    with pytest.raises(InputError, match=r"make it: python prepare\.py region=r"):
+        evaluate(Nearest(spec_for()), missing)
+
+
+def test_a_prediction_that_is_no_class_or_of_another_shape_is_refused(dataset):
+    with pytest.raises(InputError, match="prediction"):
+        evaluate(Majority(spec_for(), 200), chosen(dataset))
+
+    class Small(Nearest):
+        def labels(self, images):
+            return super().labels(images)[:, 1:]
+
+    with pytest.raises(MismatchError, match="shape"):
+        evaluate(Small(spec_for()), chosen(dataset))
+
+
+@pytest.mark.parametrize("override", ["[internal,flanders]", "unseen", "all files", None])
 def test_each_set_composes_under_its_own_key(repo, override):
+    files = sorted(path.stem for path in (repo / "conf" / "evaluation").glob("*.yaml"))
+    value = f"[{','.join(files)}]" if override == "all files" else override
     with initialize_config_dir(str(repo / "conf"), version_base="1.3"):
-        cfg = compose("evaluate", [] if override is None else [f"evaluation={override}"])
-    names = override.strip("[]").split(",") if override else ["internal", "unseen", "unseen_sparse"]
+        cfg = compose("evaluate", [] if value is None else [f"evaluation={value}"])
+    names = value.strip("[]").split(",") if value else ["internal", "unseen", "unseen_sparse"]
     sets = {key: instantiate(one) for key, one in cfg.evaluation.items()}
     assert list(sets) == names
     for name, one in sets.items():
         assert one.name == name
         assert one.note
+        assert one.made_by or name == "internal"
