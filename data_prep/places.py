@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -126,10 +127,14 @@ def ground(manifest: pa.Table) -> npt.NDArray[np.object_]:
             ],
             axis=1,
         )  # fmt: skip
-        change = pyproj.Transformer.from_crs(crs, GROUND_CRS, always_xy=True)
-        x, y = change.transform(corners[..., 0], corners[..., 1])
+        x, y = _to_ground(crs).transform(corners[..., 0], corners[..., 1])
         shapes[rows] = shapely.polygons(np.stack([x, y], axis=-1))
     return shapes
+
+
+@lru_cache(maxsize=32)
+def _to_ground(crs: str) -> pyproj.Transformer:
+    return pyproj.Transformer.from_crs(crs, GROUND_CRS, always_xy=True)
 
 
 def uniform(seed: int, key: str) -> float:

@@ -28,7 +28,7 @@ Stage = Literal["harmonize", "rois", "search", "fetch", "extract", "split", "sta
 STAGES = get_args(Stage)
 
 # What changes how the work is done and not what comes out of it.
-_MEANS = frozenset({"paths", "stage", "workers", "overwrite", "out", "prepare_as", "hydra"})
+_MEANS = frozenset({"paths", "stage", "workers", "overwrite", "out", "prepare_as", "hydra", "scale"})
 _SOURCE_MEANS = frozenset(
     {"cache", "folder", "port", "page_size", "connections", "attempts", "backoff_s", "cloud_filter"}
 )
@@ -150,7 +150,7 @@ def from_cfg(cfg: DictConfig) -> Recipe:
         selector=instantiate(cfg.select),
         workers=int(cfg.workers),
         config=decisive(cfg, subsets),
-        inputs={f"{subset.name}.{path.name}": storage.sha256(path) for subset in subsets for path in _files(subset)},
+        inputs=_inputs(cfg, subsets),
     )
 
 
@@ -183,6 +183,14 @@ def with_extent(subset: Subset, parcels: gpd.GeoDataFrame) -> Subset:
     box = shapely.box(*parcels.total_bounds)
     side = max(box.bounds[2] - box.bounds[0], box.bounds[3] - box.bounds[1]) / 64
     return replace(subset, extent=to_wgs84(shapely.segmentize(box, side), parcels.crs).bounds)
+
+
+def _inputs(cfg: DictConfig, subsets: tuple[Subset, ...]) -> dict[str, str]:
+    digests = {f"{subset.name}.{path.name}": storage.sha256(path) for subset in subsets for path in _files(subset)}
+    region = Path(cfg.source.get("folder") or "") / "region.json"
+    if region.is_file():
+        digests["simulation"] = str(storage.read_json(region)["digest"])
+    return digests
 
 
 def _files(subset: Subset) -> list[Path]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 import pyproj
@@ -222,8 +223,12 @@ def outline(roi: Roi) -> shapely.Geometry:
 
 def to_wgs84(geometry: shapely.Geometry, crs: str) -> shapely.Geometry:
     """``geometry`` from ``crs`` to longitude and latitude."""
-    change = pyproj.Transformer.from_crs(crs, WGS84, always_xy=True)
-    return shapely.transform(geometry, change.transform, interleaved=False)
+    return shapely.transform(geometry, _to_wgs84(crs).transform, interleaved=False)
+
+
+@lru_cache(maxsize=32)
+def _to_wgs84(crs: str) -> pyproj.Transformer:
+    return pyproj.Transformer.from_crs(crs, WGS84, always_xy=True)
 
 
 def _newest(products: Sequence[Product]) -> Mapping[tuple[str, str, str], Product]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -18,6 +18,7 @@ import shapely
 import shapely.geometry
 
 from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.progress import say
 from cropseg.core.storage import read_json
 from data_prep.fetch import Fetcher
 from data_prep.products import Product, parse_name
@@ -155,7 +156,7 @@ class Embedded:
 
         endpoints = self._running.enter_context(serve(self.folder, port=self._port))
         # The cache is the region's own: two simulations may give different products the same name.
-        key = str(read_json(self.folder / "region.json").get("digest", self.folder.name))[:16]
+        key = str(read_json(self.folder / "region.json")["digest"])[:16]
         self._cdse = Cdse(
             endpoints.stac_url, "sentinel-2-l2a", endpoints.token_url, endpoints.download_url,
             self._cache / f"simulated-{key}", page_size=self._page_size, connections=self.connections,
@@ -254,7 +255,9 @@ def read_local(safe: Path) -> Product:
     )
 
 
-def simulated_subsets(folder: str | Path, names: Sequence[str], scale: str) -> list[dict[str, Any]]:
+def simulated_subsets(
+    folder: str | Path, names: Sequence[str], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:  # fmt: skip
     """The subsets called ``names`` of a simulated region, as plain data for :func:`data_prep.subsets.from_config`.
 
     The region is simulated first if it is not there.
@@ -262,16 +265,18 @@ def simulated_subsets(folder: str | Path, names: Sequence[str], scale: str) -> l
     Args:
         folder: Where ``simulate.py`` put it, or is to put it.
         names: Names of the subsets.
-        scale: What to simulate, an option of ``conf/simulate.yaml``.
+        settings: What to simulate, see :class:`data_prep.simulate.region.Settings`.
 
     Raises:
         ConfigError: The region has no such subset.
     """
+    from data_prep.simulate import region as simulation
+
     folder = Path(folder)
     if not (folder / "region.json").is_file():
-        raise InputError(f"no simulated region at {folder}", None, f"run: python simulate.py scale={scale}")
-    region = read_json(folder / "region.json")
-    known = {entry["name"]: entry for entry in region["subsets"]}
+        say(f"the embedded region is not there yet: simulating it into {folder}")
+    simulation.build(settings, folder)
+    known = {entry["name"]: entry for entry in read_json(folder / "region.json")["subsets"]}
     for name in names:
         if name not in known:
             raise ConfigError(f"{folder} has no subset", name, f"choose from {', '.join(sorted(known))}")
