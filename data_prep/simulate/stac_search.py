@@ -274,8 +274,12 @@ def _operators(expression: Any) -> set[str]:
 
 
 def _sorted(items: list[Item], sortby: Sequence[tuple[str, bool]] | None) -> list[Item]:
-    """By each field in turn, items without it last, ties by id from the greatest."""
-    order = [*(sortby or [("datetime", True)]), ("id", True)]
+    """By each field in turn, items without it last; ties by collection and id, in the first field's direction.
+
+    The last is what pgstac does since its version 0.10 (``sortby_with_tiebreakers``).
+    """
+    order = list(sortby or [("datetime", True)])
+    order += [("collection", order[0][1]), ("id", order[0][1])]
 
     def compare(left: Item, right: Item) -> int:
         for name, descending in order:

@@ -409,8 +409,8 @@ def test_items_of_a_collection_can_be_searched_too(url, items):
 
 
 def order(items, *keys):
-    """Ids by (name, descending) in turn; ties by id from the greatest, as pgstac has it."""
-    rows = sorted(items, key=lambda item: item["id"], reverse=True)
+    """Ids by (name, descending) in turn; ties by id in the first one's direction, as pgstac has it."""
+    rows = sorted(items, key=lambda item: item["id"], reverse=keys[0][1])
     for name, descending in reversed(keys):
         rows = sorted(
             rows,
@@ -427,6 +427,7 @@ def order(items, *keys):
         [("datetime", True)],
         [("eo:cloud_cover", False), ("datetime", False)],
         [("eo:cloud_cover", True)],
+        [("eo:cloud_cover", False)],
         [("sat:relative_orbit", False), ("eo:cloud_cover", True), ("id", False)],
         [("id", False)],
     ],
