@@ -226,4 +226,4 @@ def test_each_set_composes_under_its_own_key(repo, override):
     for name, one in sets.items():
         assert one.name == name
         assert one.note
-        assert one.made_by or name == "internal"
+        assert one.part == "test"
