@@ -47,6 +47,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
 
         @functools.wraps(task)
         def run() -> Any:
+            sys.argv = flags_first(sys.argv)
             # Hydra prints and swallows errors of its own unless told not to; we print them, in one line.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             with one_line_errors():
@@ -70,6 +71,12 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else CropsegError.exit_code)
 
 
+def flags_first(words: list[str]) -> list[str]:
+    """``-m`` moved to the front: Hydra takes overrides in one piece only, and people write ``a=1 -m b=1,2``."""
+    flags = [word for word in words[1:] if word in ("-m", "--multirun")]
+    return [*words[:1], *flags, *(word for word in words[1:] if word not in flags)]
+
+
 def explain(error: BaseException) -> str | None:
     """One line for an error that the user can mend; None for a defect of ours.
 
@@ -82,7 +89,8 @@ def explain(error: BaseException) -> str | None:
         link = link.__cause__ or link.__context__
     if isinstance(error, KeyboardInterrupt):
         return "stopped: what is finished is kept; run the same command to go on"
-    if isinstance(error, OSError) and error.filename is None and error.errno is None:
+    # Hydra's MissingConfigException is an OSError too, and the user's to mend.
+    if isinstance(error, OSError) and not isinstance(error, HydraException) and not (error.filename or error.errno):
         return None
     if isinstance(error, HydraException | OmegaConfBaseException) and _is_defect(error):
         return None
