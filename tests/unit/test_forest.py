@@ -338,13 +338,14 @@ def test_a_forest_of_another_run_is_refused(run, dataset, tmp_path):
 
 @pytest.mark.parametrize(("model", "count"), [("rf_spectral", 10), ("rf_spatial", 26)])
 def test_the_configs_compose_to_the_papers_forests(repo, tmp_path, model, count):
+    options = [f"model={model}", f"run_dir={tmp_path}", "seed=3"]
     with initialize_config_dir(str(repo / "conf"), version_base="1.3"):
-        cfg = compose("train", [f"model={model}", f"run_dir={tmp_path}", "seed=3"])
+        cfg, silent = compose("train", options), compose("train", [*options, "logger=none"])
     assert cfg.get("loss") is None
     assert cfg.get("trainer") is None
     assert cfg.get("callbacks") is None
-    assert cfg.logger
-    built = instantiate(cfg.model)
+    assert list(cfg.model.logger) == ["csv"]
+    built = instantiate(silent.model)  # without trackers, whose import takes long
     assert isinstance(built, ForestLearner)
     assert built.sampling.seed == built.forest.random_state == 3
     assert built.forest.bootstrap
