@@ -257,7 +257,8 @@ def _streams(bounds: Bounds, random: np.random.Generator) -> list[tuple[shapely.
     left, bottom, right, top = bounds
     width, height = right - left, top - bottom
     found: list[tuple[shapely.Polygon, str]] = []
-    for _ in range(max(1, round(width * height / 60e6))):
+    # Each runs through the whole region, so their number goes with its side to keep their density.
+    for _ in range(max(1, round(max(width, height) / 7000))):
         t = np.linspace(-0.05, 1.05, max(20, int(max(width, height) / 40)))
         base, tilt = random.uniform(0.15, 0.85), random.normal(0, 0.25)
         metres = t * height
