@@ -49,7 +49,7 @@ CROPS: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
 WITHOUT: Final = ("rapeseed", "oats", "sunflower", "soybean")
 """Target crops that the real place does not hold."""
 
-_UNITS: Final = 400
+_UNITS: Final = 120
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def page(samples: Mapping[int, Mapping[int, Sample]], picture: str) -> str:
         "> simulated: measures the software, not crop mapping",
         "",
         f"Made by `python -m data_prep.simulate.diagnose` from one real place in Flanders ({YEAR}; WorldCereal, MIT;",
-        "Copernicus Sentinel-2 data). Real: 20 m pixels that lie wholly in one parcel and that the scene classification",
-        "calls vegetation or bare (4, 5), missed shadows included. Simulated: the ground without air and noise, with the",
-        "climate of `emb_west`, on the same days. Cells are medians in percent, **simulated / real**. **No constant of",
-        "the simulation was fitted to these numbers**: they stood in a commit before this page was first made, and",
+        "Copernicus Sentinel-2 data). Real: 20 m pixels that lie in one parcel and that the scene classification",
+        "calls vegetation or bare (4, 5), missed shadows included. Simulated: the ground without air or noise, with",
+        "the climate of `emb_west`, on the same days. Cells: medians in percent, **simulated / real**. **No constant",
+        "of the simulation was fitted to these numbers**: they stood in a commit before this page was first made, and",
         "differences are left as they are. One place and one year tell little about a crop: read the number of parcels",
         "first.",
         "",
@@ -181,7 +181,7 @@ def plot(samples: Mapping[int, Mapping[int, Sample]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = ("B03", "B04", "B08", "B11")
-    figure = Figure(figsize=(11, 1.9 * len(samples)), layout="constrained")
+    figure = Figure(figsize=(11, 1.9 * len(samples)))
     axes = figure.subplots(len(samples), len(shown), sharex=True, squeeze=False)
     for row, (crop, months) in zip(axes, samples.items(), strict=True):
         for axis, name in zip(row, shown, strict=True):
@@ -192,6 +192,7 @@ def plot(samples: Mapping[int, Mapping[int, Sample]], path: Path) -> None:
                 axis.plot(list(months), values[0], color=color, marker=".", label=what)
             axis.set_ylim(bottom=0)
             axis.set_title(f"{CROPS[crop][0]}, {name}", fontsize=8)
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.04, top=0.94, hspace=0.35, wspace=0.2)
     axes[0, 0].legend(fontsize=7)
     for axis in axes[-1]:
         axis.set_xlabel(f"month of {YEAR}")

@@ -36,7 +36,7 @@ from cropseg.core.storage import read_json, storage_errors, write_json
 from data_prep.simulate import catalogue, parcels, render, scl, writer
 from data_prep.simulate.places import Pass, Place, place
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when code changes what the same settings give."""
 
 SPARSE_OF: Final = {"emb_east": "emb_east_sparse"}
