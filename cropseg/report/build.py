@@ -293,11 +293,14 @@ def _gallery(runs: Sequence[Run], name: str, count: int) -> Gallery:
 def _panel(dataset: Dataset, row: int, shown: Sequence[Run], runs: Sequence[Run]) -> Panel:
     image, mask = dataset.image(row), dataset.mask(row)
     taxonomy = dataset.spec.taxonomy
-    pictures = [("image", figures.rgb(image, dataset.spec.bands)), ("truth", figures.labels(mask, taxonomy))]
+    pictures = [
+        ("image", figures.embed(figures.true_color(image, dataset.spec.bands))),
+        ("truth", figures.embed(figures.paint(mask, taxonomy))),
+    ]
     for run in shown:
         predicted = run.predictor.labels(image[None])[0]
         predicted[(image == 0).any(axis=0)] = 255
-        pictures.append((label(run, runs), figures.labels(predicted, taxonomy)))
+        pictures.append((label(run, runs), figures.embed(figures.paint(predicted, taxonomy))))
     country, day = dataset.manifest["country"][row].as_py(), dataset.manifest["datetime"][row].as_py()
     place = dataset.manifest["roi"][row].as_py()
     caption = f"{country}, {place}, {day:%Y-%m-%d}" + (" (simulated)" if dataset.spec.simulated else "")

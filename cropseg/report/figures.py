@@ -72,12 +72,15 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     return _address(figure)
 
 
-def rgb(image: UInt16Array, bands: Sequence[str]) -> str:
+def true_color(image: UInt16Array, bands: Sequence[str]) -> UInt8Array:
     """An image as the eye would see it: red, green and blue stretched from the 2nd to the 98th percentile.
 
     Args:
         image: uint16 (bands, height, width), 0 = no data.
         bands: Channel order; without B04, B03 and B02 the first band is shown in grey.
+
+    Returns:
+        uint8 (height, width, 3); no data in grey.
     """
     wanted = [bands.index(name) if name in bands else 0 for name in ("B04", "B03", "B02")]
     picture = image[wanted].astype(np.float64)
@@ -88,14 +91,22 @@ def rgb(image: UInt16Array, bands: Sequence[str]) -> str:
         picture = ((picture - low) / max(high - low, 1)).clip(0, 1) ** 0.8
     pixels = (np.moveaxis(picture.clip(0, 1), 0, -1) * 255).astype(np.uint8)
     pixels[empty] = UNKNOWN
-    return _png(pixels)
+    return pixels
 
 
-def labels(mask: UInt8Array, taxonomy: Taxonomy) -> str:
-    """Labels in the taxonomy's colours; 255 in grey."""
+def paint(mask: UInt8Array, taxonomy: Taxonomy) -> UInt8Array:
+    """Labels in the taxonomy's colours, uint8 (height, width, 3); 255 in grey."""
     palette = np.full((IGNORE + 1, 3), UNKNOWN, dtype=np.uint8)
     palette[: len(taxonomy)] = taxonomy.colors
-    return _png(palette[mask])
+    painted: UInt8Array = palette[mask]
+    return painted
+
+
+def embed(pixels: UInt8Array) -> str:
+    """A picture, uint8 (height, width, 3), as the address of an image in a page."""
+    buffer = io.BytesIO()
+    imsave(buffer, np.ascontiguousarray(pixels), format="png")
+    return _data(buffer.getvalue())
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -111,12 +122,6 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _address(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
-    return _data(buffer.getvalue())
-
-
-def _png(pixels: UInt8Array) -> str:
-    buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(pixels), format="png")
     return _data(buffer.getvalue())
 
 

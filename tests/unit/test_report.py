@@ -217,10 +217,12 @@ def test_patches_are_shown_by_their_labels_with_every_place_in_turn(tmp_path):
 def test_pictures_show_colours_and_grey_for_the_unknown():
     taxonomy = spec_for().taxonomy
     mask = np.array([[1, 255]], np.uint8)
-    assert figures.labels(mask, taxonomy).startswith("data:image/png;base64,")
+    assert figures.embed(figures.paint(mask, taxonomy)).startswith("data:image/png;base64,")
     image = np.zeros((10, 4, 4), np.uint16)
-    assert figures.rgb(image, spec_for().bands) == figures.labels(np.full((4, 4), 255, np.uint8), taxonomy)
-    assert figures.rgb(image[:1] + 5, ("B08",)).startswith("data:image/png")
+    assert (
+        figures.true_color(image, spec_for().bands) == figures.paint(np.full((4, 4), 255, np.uint8), taxonomy)
+    ).all()
+    assert figures.true_color(image[:1] + 5, ("B08",)).shape == (4, 4, 3)
     assert figures.curves({"epoch": np.array([0.0]), "train_loss": np.array([1.0])}) == []
 
 
