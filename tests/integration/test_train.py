@@ -91,7 +91,7 @@ def test_a_sweep_over_nets_and_forests_and_seeds(train):
         (("experiment=debug", "dataset.split=country"), "no split"),
         (("experiment=debug", "dataset.train_crop=999"), "train_crop"),
         (("experiment=debug", "loss=ce", "loss.weights=[1,2]"), "class weights for 2 classes"),
-        (("experiment=debug", "model.net.base=12"), "multiple of groups=8"),
+        (("experiment=debug", "model.net.base=10"), "multiple of groups=4"),
         (("experiment=debug", "model.net.depth=3"), "depth"),
         (("dataset.train_crop=8", "epochs=1"), "at least 16"),
     ],
