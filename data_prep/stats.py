@@ -58,9 +58,7 @@ def classes(manifest: pa.Table, taxonomy: Taxonomy) -> Stats:
 
     Percentages are of all labelled pixels (255 left out) and of all patches.
     """
-    counts = np.array(manifest["counts"].to_pylist(), dtype=np.int64).reshape(manifest.num_rows, -1)
-    if manifest.num_rows == 0:
-        counts = np.zeros((0, len(taxonomy)), dtype=np.int64)
+    counts = np.array(manifest["counts"].to_pylist(), dtype=np.int64).reshape(-1, len(taxonomy))
     pixels, patches = counts.sum(axis=0), (counts > 0).sum(axis=0)
     rows = tuple(
         (
@@ -77,7 +75,7 @@ def parts(manifest: pa.Table, split: Sequence[dict[str, str]], taxonomy: Taxonom
     """Patches of each part of a split, and how many of them hold each class."""
     part_of = {row["id"]: row["part"] for row in split}
     labels = np.array([part_of[i] for i in manifest["id"].to_pylist()], dtype=np.str_)
-    counts = np.array(manifest["counts"].to_pylist(), dtype=np.int64).reshape(manifest.num_rows, -1)
+    counts = np.array(manifest["counts"].to_pylist(), dtype=np.int64).reshape(-1, len(taxonomy))
     rows = tuple(
         (
             part, int((labels == part).sum()), _percent(int((labels == part).sum()), len(labels)),
