@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +162,8 @@ def decisive(cfg: DictConfig, subsets: tuple[Subset, ...]) -> dict[str, Any]:
     config["source"] = {key: value for key, value in plain["source"].items() if key not in _SOURCE_MEANS}
     named = (replace(subset, parcels=_name(subset.parcels), table=_name(subset.table)) for subset in subsets)
     config["region"] = {"name": plain["region"].get("name"), "subsets": {s.name: dict(vars(s)) for s in named}}
-    return config
+    plain_json: dict[str, Any] = json.loads(json.dumps(config))  # as it is read back: tuples become lists
+    return plain_json
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
