@@ -177,6 +177,10 @@ def search_products(
     kept_pairs = sum(len(choice.kept) for choice in choices.values())
     why = Counter(_kind(d.reason) for choice in choices.values() for d in choice.dropped)
     steps.append(Step("search", kept_pairs + sum(why.values()), kept_pairs, "region × product", why))
+    if kept_pairs == 0:
+        raise InputError(
+            "no region has a product left", None, "the table says why: widen season, search.max_cloud or the region"
+        )
     return choices
 
 

@@ -7,6 +7,7 @@ shards/<subset>/<roi>/<product>/index.parquet         manifest rows; written las
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -208,8 +209,11 @@ def _save(path: Path, array: npt.NDArray[Any]) -> str:
     """Write an array and flush it; not renamed into place, since without the index the folder does not count."""
     with storage.storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Through memory: numpy's own writing to a file hides the reason when the disk is full.
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
         with path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
     return storage.sha256(path)
