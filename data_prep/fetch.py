@@ -35,7 +35,7 @@ class Fetcher:
     """Gets products from an archive that speaks CDSE's OData addresses, through a cache on disk.
 
     Args:
-        download_url: Root of the service; the product is at ``<download_url>/odata/v1/Products(<uuid>)/$value``. The host of the
+        download_url: Root of the service; a product is at ``<root>/odata/v1/Products(<uuid>)/$value``. The host of the
             catalogue's own links is not used: a redirect across hosts loses the login.
         tokens: Gives the bearer token.
         cache: The cache folder.
