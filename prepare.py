@@ -1,5 +1,6 @@
 """Prepare a dataset: python prepare.py region=own source=cdse …; see conf/prepare.yaml."""
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from cropseg import cli
@@ -8,8 +9,11 @@ from data_prep import pipeline
 
 @cli.command("prepare")
 def main(cfg: DictConfig) -> None:
-    """From parcels and a season to a dataset."""
-    pipeline.run(cfg)
+    """From parcels and a season, or from a foreign benchmark, to a dataset."""
+    if cfg.importer is None:
+        pipeline.run(cfg)
+    else:
+        instantiate(cfg.importer)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def unpack(archive: Path, folder: Path, name: str) -> Path:
         storage.write_json(temporary / "complete.json", files)
         with storage.storage_errors(folder):
             temporary.replace(folder)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise SourceError(f"the archive of {name} is broken ({error})", None, "run the same command again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -93,8 +94,10 @@ def read_json(path: Path) -> Any:
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array as ``.npy``, atomically."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+    # Through memory: numpy's own writing to a file hides the reason when the disk is full.
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_bytes(path, content.getvalue())
 
 
 def sha256(path: Path) -> str:
