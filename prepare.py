@@ -10,7 +10,7 @@ from data_prep import pipeline
 @cli.command("prepare")
 def main(cfg: DictConfig) -> None:
     """From parcels and a season, or from a foreign benchmark, to a dataset."""
-    if cfg.importer is None:
+    if cfg.get("importer") is None:  # a group of null leaves no key
         pipeline.run(cfg)
     else:
         instantiate(cfg.importer)
