@@ -83,9 +83,11 @@ def explain(error: BaseException) -> str | None:
     Hydra wraps what a constructor raises, so causes are searched for a :class:`CropsegError` first.
     """
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()  # chains can be circular where a library raises an old error again
+    while link is not None and id(link) not in seen:
         if isinstance(link, CropsegError):
             return f"error: {' '.join(str(link).split())}"
+        seen.add(id(link))
         link = link.__cause__ or link.__context__
     if isinstance(error, KeyboardInterrupt):
         return "stopped: what is finished is kept; run the same command to go on"

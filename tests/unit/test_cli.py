@@ -84,3 +84,12 @@ def test_the_cause_is_found_behind_wrappers():
     error = RuntimeError("in a worker")
     error.__cause__ = InputError("broken", "x.tif", "download it again")
     assert cli.explain(error) == "error: broken: 'x.tif'. download it again"
+
+
+def test_a_circular_chain_of_errors_ends():
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__cause__, other.__context__ = other, one
+    assert cli.explain(KeyboardInterrupt()) is not None
+    error = OSError(2, "No such file or directory", "x")
+    error.__cause__ = one
+    assert "No such file" in cli.explain(error)
