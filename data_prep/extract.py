@@ -13,7 +13,7 @@ from cropseg.core.tiling import Window
 from data_prep.align import AlignedProduct
 from data_prep.patches import Region, why_none, windows_of
 from data_prep.quality import Figures, Thresholds, judge
-from data_prep.rasterize import Coverage, UInt32Array, rasterize
+from data_prep.rasterize import Coverage, UInt32Array, Undefined, rasterize
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def extract(
     coverage: Coverage = "exhaustive",
     extent: tuple[float, float, float, float] | None = None,
     all_touched: bool = False,
+    undefined: Undefined = "ignore",
 ) -> Iterator[Candidate | Rejection]:
     """Cut a region's windows from a product, and judge each.
 
@@ -82,6 +83,7 @@ def extract(
         coverage: Whether ground without a parcel is background.
         extent: The ground that the parcels speak for, degrees.
         all_touched: See :func:`data_prep.rasterize.rasterize`.
+        undefined: See :func:`data_prep.rasterize.rasterize`.
 
     Yields:
         Every window once, row by row, accepted or refused; a single refusal where there is no window.
@@ -96,7 +98,7 @@ def extract(
         return
     area = _around(windows)
     block, scl = scene.read_block(area), scene.scl(area)
-    labels = rasterize(parcels, scene.grid.window(area), coverage, extent, all_touched=all_touched)
+    labels = rasterize(parcels, scene.grid.window(area), coverage, extent, all_touched=all_touched, undefined=undefined)
     for window in windows:
         inner = window.shifted(-area.row, -area.col)
         pixels = block.crop(inner)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +23,7 @@ from cropseg.core.labels import BACKGROUND, IGNORE
 from cropseg.core.scene import Grid, UInt8Array
 
 Coverage = Literal["exhaustive", "sparse"]
+Undefined = Literal["ignore", "background"]
 UInt32Array = npt.NDArray[np.uint32]
 
 WGS84: Final = "EPSG:4326"
@@ -37,8 +38,8 @@ class RasterReport:
     Attributes:
         parcels: Parcels whose polygon touches the grid's rectangle.
         without_pixels: Of these, those that hold no pixel: too small, or wholly under parcels of lower number.
-        overlap_pixels: Pixels under parcels of different labels, now 255.
-        outside_pixels: Pixels outside the subset's extent, now 255.
+        overlap_pixels: Pixels under parcels of different labels.
+        outside_pixels: Pixels outside the subset's extent.
     """
 
     parcels: int
@@ -68,6 +69,7 @@ def rasterize(
     extent: tuple[float, float, float, float] | None,
     *,
     all_touched: bool = False,
+    undefined: Undefined = "ignore",
 ) -> Rasterized:
     """Burn parcels into ``grid``.
 
@@ -79,6 +81,9 @@ def rasterize(
             whose centre lies outside are unknown. None for all ground.
         all_touched: Whether a pixel belongs to every parcel that touches it, rather than to the one at its centre;
             pixels on the border of two labels are then unknown.
+        undefined: What pixels under parcels of different labels and under ignored parcels become: ``ignore`` (255) or
+            ``background`` (the paper's, which ignores nothing in training); with that, the extent of an exhaustive
+            file has no effect either. Ground without a parcel of a sparse one stays unknown.
 
     Returns:
         Mask, parcel numbers and a report. Parcel numbers stand wherever a parcel lies, also where the mask is 255.
@@ -88,6 +93,8 @@ def rasterize(
         InputError: The parcels have no CRS, lack a column, or have numbers or labels out of range.
     """
     _check(parcels, coverage, extent)
+    if undefined not in get_args(Undefined):
+        raise ConfigError("labels.undefined", undefined, "use ignore or background")
     near = _near(parcels, grid)
     order = np.argsort(near["parcel"].to_numpy(), kind="stable")
     near = near.iloc[order]
@@ -102,8 +109,11 @@ def rasterize(
         covered += here
     overlap = covered > 1
     mask[overlap] = IGNORE
+    if undefined == "background":
+        mask[(mask == IGNORE) & (covered > 0)] = BACKGROUND
     outside = _outside(extent, grid)
-    mask[outside] = IGNORE
+    if undefined == "ignore" or coverage == "sparse":
+        mask[outside] = IGNORE
 
     # The last one burnt stays: so the lowest number comes last.
     backwards = ((shape, int(number)) for shape, number in zip(shapes[::-1], numbers[::-1], strict=True))

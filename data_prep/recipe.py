@@ -144,6 +144,7 @@ def from_cfg(cfg: DictConfig) -> Recipe:
             size=int(cfg.patch.size),
             stride=int(cfg.patch.stride),
             all_touched=bool(cfg.labels.all_touched),
+            undefined=cfg.labels.undefined,
             thresholds=instantiate(cfg.quality),
             taxonomy=taxonomy,
         ),

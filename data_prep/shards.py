@@ -29,6 +29,7 @@ from cropseg.core.taxonomy import Taxonomy
 from data_prep.align import AlignedProduct, BoaOffset, Resampling
 from data_prep.extract import Candidate, Rejection, extract
 from data_prep.quality import Thresholds
+from data_prep.rasterize import Undefined
 from data_prep.rois import Roi
 from data_prep.safe import open_product
 from data_prep.search import to_wgs84
@@ -60,6 +61,7 @@ class Cutting:
         size: Window size in pixels.
         stride: Step in pixels.
         all_touched: Whether a parcel owns every pixel it touches.
+        undefined: What becomes of pixels whose parcels say nothing or too much.
         thresholds: The quality filters.
         taxonomy: Classes of the masks.
     """
@@ -71,6 +73,7 @@ class Cutting:
     size: int
     stride: int
     all_touched: bool
+    undefined: Undefined
     thresholds: Thresholds
     taxonomy: Taxonomy
 
@@ -154,6 +157,7 @@ def _make_shard(root: Path, scene: AlignedProduct, unit: Unit, parcels: gpd.GeoD
         coverage=unit.subset.coverage,
         extent=unit.subset.extent,
         all_touched=cutting.all_touched,
+        undefined=cutting.undefined,
     ):
         if isinstance(result, Rejection):
             refused.append(_rejection(unit, result))

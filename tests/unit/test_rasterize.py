@@ -183,3 +183,19 @@ def test_parcels_that_cannot_lie_there_are_refused():
     parcels = frame([shapely.box(0, 0, 10, 10)], [1], crs="+proj=gnom +lat_0=-48 +lon_0=-165")
     with pytest.raises(InputError, match="does not reach the ground"):
         rasterize(parcels, GRID, "sparse", None)
+
+
+@pytest.mark.parametrize("coverage", ["exhaustive", "sparse"])
+def test_undefined_labels_as_background(coverage):
+    """The paper ignores nothing in training: with an exhaustive file no pixel is 255."""
+    parcels = frame([square(0, 0, 4, 6), square(0, 4, 4, 4), square(8, 0, 4, 4)], [3, 4, 255])
+    nowhere = (0.0, 0.0, 1.0, 1.0)
+    ignored = rasterize(parcels, GRID, coverage, None).mask
+    mask = rasterize(parcels, GRID, coverage, None, undefined="background").mask
+    under = rasterize(parcels, GRID, coverage, None).parcels > 0
+    assert (mask[under] == np.where(ignored == 255, 0, ignored)[under]).all()
+    assert set(np.unique(mask[~under])) == ({0} if coverage == "exhaustive" else {255})
+    outside = rasterize(parcels, GRID, coverage, nowhere, undefined="background").mask
+    assert (outside == (mask if coverage == "exhaustive" else 255)).all()
+    with pytest.raises(ConfigError, match=r"labels\.undefined"):
+        rasterize(parcels, GRID, coverage, None, undefined="lowest")
