@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -120,7 +121,7 @@ class Product:
             uuid=found.group(1) if found else "",
             acquired=_utc(str(properties["datetime"])),
             tile=tile,
-            cloud_cover=float(properties.get("eo:cloud_cover", "nan")),
+            cloud_cover=_percent(properties.get("eo:cloud_cover")),
             baseline=str(properties.get("processing:version") or parts["baseline"]),
             crs=next((str(code) for code in codes if code), utm_of_tile(tile)),
             footprint=dict(item["geometry"]),
@@ -134,7 +135,7 @@ def parse_name(name: str) -> dict[str, str]:
     Raises:
         SourceError: It is not the name of a Sentinel-2 L2A product.
     """
-    found = _NAME.match(name)
+    found = _NAME.fullmatch(name)  # nothing before or after it: the name becomes a folder in the cache
     if found is None:
         raise SourceError("not the name of a Sentinel-2 L2A product", name, "choose a collection of L2A products")
     parts = found.groupdict()
@@ -146,6 +147,14 @@ def utm_of_tile(tile: str) -> str:
     return f"EPSG:32{7 if tile[2] < 'N' else 6}{tile[:2]}"
 
 
+def _percent(value: object) -> float:
+    """A number, or NaN where the catalogue gives none."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _utc(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SourceError("catalogue item has no such time", text, "report it to the catalogue's owner") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

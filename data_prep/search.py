@@ -26,6 +26,8 @@ WGS84 = "EPSG:4326"
 TRANSIENT = (429, 500, 502, 503, 504)
 """Answers of a busy server, worth asking again."""
 
+_FAILURES = (APIError, RequestException, OSError, ValueError, KeyError)
+
 
 @dataclass(frozen=True)
 class Season:
@@ -90,8 +92,32 @@ class Choice:
     dropped: tuple[Dropped, ...]
 
 
+def open_catalogue(
+    stac_url: str, *, retries: int = 6, backoff_s: float = 1.0, timeout_s: float = 60.0
+) -> pystac_client.Client:  # fmt: skip
+    """Connect to a STAC API: once for many searches.
+
+    Args:
+        stac_url: Root of the API.
+        retries: How often to ask again after 429 (at the server's ``Retry-After``), 5xx or a lost connection.
+        backoff_s: First pause in seconds where the server names none; doubles each time.
+        timeout_s: Longest wait for one answer in seconds.
+
+    Raises:
+        SourceError: It cannot be reached, or is no STAC API.
+    """
+    retry = Retry(
+        total=retries, backoff_factor=backoff_s, status_forcelist=TRANSIENT, allowed_methods=None,
+        respect_retry_after_header=True,
+    )  # fmt: skip
+    try:
+        return pystac_client.Client.open(stac_url, stac_io=StacApiIO(max_retries=retry, timeout=timeout_s))
+    except _FAILURES as error:
+        raise _failed(stac_url, error) from error
+
+
 def search(
-    stac_url: str,
+    catalogue: pystac_client.Client,
     collection: str,
     roi: Roi,
     season: Season,
@@ -100,14 +126,11 @@ def search(
     max_cloud: float,
     cloud_filter: Literal["cql2", "query"] = "cql2",
     page_size: int = 100,
-    retries: int = 6,
-    backoff_s: float = 1.0,
-    timeout_s: float = 60.0,
 ) -> list[Product]:
     """Ask a STAC API for the products over ``roi`` in ``season``.
 
     Args:
-        stac_url: Root of the API.
+        catalogue: The API, from :func:`open_catalogue`.
         collection: Id of the collection of L2A products.
         roi: Where; asked as a polygon in longitude and latitude (``intersects``).
         season: When.
@@ -115,9 +138,6 @@ def search(
         max_cloud: Greatest cloud cover of the tile in percent, inclusive.
         cloud_filter: ``cql2`` (the filter extension) or ``query`` (its forerunner), whichever the server offers.
         page_size: Items a page.
-        retries: How often to ask again after 429 (at the server's ``Retry-After``), 5xx or a lost connection.
-        backoff_s: First pause in seconds where the server names none; doubles each time.
-        timeout_s: Longest wait for one answer in seconds.
 
     Returns:
         Each product once, by acquisition and name.
@@ -141,18 +161,10 @@ def search(
         asked["query"] = {"eo:cloud_cover": {"lte": max_cloud}}
     else:
         raise ConfigError("source.cloud_filter", cloud_filter, "use cql2 or query")
-    retry = Retry(
-        total=retries, backoff_factor=backoff_s, status_forcelist=TRANSIENT, allowed_methods=None,
-        respect_retry_after_header=True,
-    )  # fmt: skip
     try:
-        client = pystac_client.Client.open(stac_url, stac_io=StacApiIO(max_retries=retry, timeout=timeout_s))
-        items = list(client.search(**asked).items_as_dicts())
-    except (APIError, RequestException, OSError, ValueError, KeyError) as error:
-        raise SourceError(
-            f"the catalogue at {stac_url} failed ({_brief(error)})", None,
-            "check source.stac_url, source.collection and the network, and run the same command again",
-        ) from error  # fmt: skip
+        items = list(catalogue.search(**asked).items_as_dicts())
+    except _FAILURES as error:
+        raise _failed(catalogue.get_self_href() or catalogue.id, error) from error
     products = {product.id: product for product in map(Product.from_item, items)}
     return sorted(products.values(), key=lambda p: (p.acquired, p.id))
 
@@ -178,6 +190,7 @@ def choose(
     kept: list[Product] = []
     dropped: list[Dropped] = []
     newest = _newest(products)
+    ground = outline(roi)
     for product in sorted(products, key=lambda p: (p.acquired, p.id)):
         best = newest[product.datatake_tile]
         if not begin <= product.acquired < end:
@@ -186,7 +199,7 @@ def choose(
             reason = f"cloud cover {product.cloud_cover:g} % is above {max_cloud:g} %"
         elif product.crs != roi.crs:
             reason = f"in {product.crs}, the ROI in {roi.crs}"
-        elif product.id != best.id:
+        elif product.id != best.id and not _shows_more(product, best, ground):
             reason = f"the same acquisition in an older processing ({product.baseline}; {best.baseline} is kept)"
         elif not product.geometry.intersects(targets):
             reason = "its footprint meets no parcel of a target class"
@@ -238,6 +251,15 @@ def _newest(products: Sequence[Product]) -> Mapping[tuple[str, str, str], Produc
     return newest
 
 
+def _shows_more(product: Product, best: Product, ground: shapely.Geometry) -> bool:
+    """Whether ``best`` misses most of what ``product`` shows of the ground.
+
+    The halves of an acquisition that two stations received are products of their own, neither a newer processing.
+    """
+    here = product.geometry.intersection(ground)
+    return bool(here.area > 0 and here.difference(best.geometry).area > here.area / 2)
+
+
 def _cloud(product: Product) -> float:
     return product.cloud_cover if product.cloud_cover == product.cloud_cover else 100.0
 
@@ -251,6 +273,13 @@ def _day(text: str) -> datetime:
 
 def _iso(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _failed(stac_url: str, error: Exception) -> SourceError:
+    return SourceError(
+        f"the catalogue at {stac_url} failed ({_brief(error)})", None,
+        "check source.stac_url, source.collection and the network, and run the same command again",
+    )  # fmt: skip
 
 
 def _brief(error: Exception) -> str:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
+import pystac_client
 import shapely
 import shapely.geometry
 
@@ -24,7 +25,7 @@ from data_prep.fetch import Fetcher
 from data_prep.products import Product, parse_name
 from data_prep.rois import Roi
 from data_prep.safe import open_product
-from data_prep.search import Season, search
+from data_prep.search import Season, open_catalogue, search
 from data_prep.tokens import Credentials, TokenManager
 
 
@@ -106,6 +107,7 @@ class Cdse:
         self._attempts = attempts
         self._backoff = backoff_s
         tokens = TokenManager(token_url, credentials, attempts=attempts, backoff_s=backoff_s)
+        self._client: pystac_client.Client | None = None  # opened by the first search, for all of them
         self._fetcher = Fetcher(download_url, tokens, Path(cache), attempts=attempts, backoff_s=backoff_s)
 
     def __enter__(self) -> Self:
@@ -118,9 +120,11 @@ class Cdse:
 
     def search(self, roi: Roi, season: Season, year: int, max_cloud: float) -> list[Product]:
         """Ask the catalogue."""
+        if self._client is None:
+            self._client = open_catalogue(self._stac_url, retries=self._attempts, backoff_s=self._backoff)
         return search(
-            self._stac_url, self._collection, roi, season, year, max_cloud=max_cloud, cloud_filter=self._cloud_filter,
-            page_size=self._page_size, retries=self._attempts, backoff_s=self._backoff,
+            self._client, self._collection, roi, season, year, max_cloud=max_cloud, cloud_filter=self._cloud_filter,
+            page_size=self._page_size,
         )  # fmt: skip
 
     def fetch(self, product: Product) -> Path:
@@ -216,7 +220,16 @@ class Local:
         return [product for product, _ in self._products.values()]
 
     def fetch(self, product: Product) -> Path:
-        """Where it lies."""
+        """Where it lies.
+
+        Raises:
+            InputError: It was there when the folder was searched, and is no longer.
+        """
+        if product.id not in self._products:
+            raise InputError(
+                f"source.folder {self._folder} no longer holds {product.name}.SAFE", None,
+                "put it back, or remove the dataset's search/ folder to search again",
+            )  # fmt: skip
         return self._products[product.id][1]
 
     @property

@@ -12,7 +12,7 @@ from servers import Answer, serving
 from cropseg.core.errors import ConfigError, SourceError
 from data_prep.products import Asset, Product, parse_name, utm_of_tile
 from data_prep.rois import Roi
-from data_prep.search import Season, choose, outline, search, spread
+from data_prep.search import Season, choose, open_catalogue, outline, search, spread
 
 ROI = Roi("r", "s", "EPSG:32633", (600000, 5300000, 605120, 5305120), 1.0)
 TARGETS = outline(ROI)
@@ -159,8 +159,10 @@ def test_pages_are_followed_and_a_busy_server_asked_again(cloud_filter):
     fail = [Answer(429, {}, {"Retry-After": "0"}), Answer(503, {}), Answer(500, {})]
     items = [item(p) for p in [*found, found[0]]]
     with serving(api(items, fail=fail)) as server:
-        answer = search(server.url, "sentinel-2-l2a", ROI, Season(), 2022, max_cloud=33, cloud_filter=cloud_filter,
-                        page_size=2, backoff_s=0.01)  # fmt: skip
+        catalogue = open_catalogue(server.url, retries=3, backoff_s=0.01)
+        answer = search(
+            catalogue, "sentinel-2-l2a", ROI, Season(), 2022, max_cloud=33, cloud_filter=cloud_filter, page_size=2
+        )
         asked = json.loads(server.requests[-1].body)
     assert [p.acquired.month for p in answer] == [4, 5, 6]
     assert answer[1].assets["Product"] == Asset("Product", items[0]["assets"]["Product"]["href"], 5)
@@ -173,15 +175,38 @@ def test_pages_are_followed_and_a_busy_server_asked_again(cloud_filter):
 @pytest.mark.parametrize("answer", [Answer(503, {}), Answer(400, {"description": "bad"}), Answer(200, b"<html>")])
 def test_a_catalogue_that_fails_is_one_clear_error(answer):
     with serving(api([], fail=[answer] * 9)) as server, pytest.raises(SourceError, match="the catalogue at") as caught:
-        search(server.url, "c", ROI, Season(), 2022, max_cloud=33, retries=2, backoff_s=0.01)
+        search(open_catalogue(server.url, retries=2, backoff_s=0.01), "c", ROI, Season(), 2022, max_cloud=33)
     assert "source.stac_url" in caught.value.remedy
 
 
 def test_no_server_at_all():
     with pytest.raises(SourceError, match="the catalogue at"):
-        search("http://127.0.0.1:9", "c", ROI, Season(), 2022, max_cloud=33, retries=1, backoff_s=0.01)
+        open_catalogue("http://127.0.0.1:9", retries=1, backoff_s=0.01)
 
 
 def test_an_item_without_geometry_is_refused():
     with pytest.raises(SourceError, match="lacks geometry"):
         Product.from_item({"id": product("2022-05-01").id, "properties": {}, "assets": {}})
+
+
+def test_an_item_without_cloud_cover_and_names_that_are_paths():
+    given = item(product("2022-05-01"))
+    given["properties"]["eo:cloud_cover"] = None
+    assert math.isnan(Product.from_item(given).cloud_cover)
+    given["properties"]["datetime"] = "yesterday"
+    with pytest.raises(SourceError, match="yesterday"):
+        Product.from_item(given)
+    with pytest.raises(SourceError, match="not the name"):  # it would leave the cache folder
+        Product.from_item({**given, "id": f"{given['id']}/../../../elsewhere"})
+
+
+def test_two_halves_of_one_acquisition_are_both_kept():
+    """Received by two stations: equal but for the time of making and the ground."""
+    west, south, east, north = TARGETS.bounds
+    one, other = product("2022-05-01"), product("2022-05-01", made="20220101T000001")
+    middle = west + (east - west) * 0.4
+    left = replace(one, footprint=shapely.geometry.mapping(shapely.box(west - 1, south - 1, middle, north + 1)))
+    right = replace(other, footprint=shapely.geometry.mapping(shapely.box(middle, south - 1, east + 1, north + 1)))
+    assert chosen([left, right]).kept == (left, right)
+    assert chosen([one, right]).kept == (right,)  # most of what the older one shows is on the newer one
+    assert chosen([one, other]).kept == (other,)
