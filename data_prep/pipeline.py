@@ -7,13 +7,12 @@ with the same bytes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Final
 
 import geopandas as gpd
 import pandas as pd
@@ -30,6 +29,7 @@ from cropseg.core.manifest import MANIFEST_SCHEMA, SPLIT_SCHEMA, DatasetSpec, re
 from cropseg.core.progress import say, table, track
 from data_prep import harmonize, stats
 from data_prep.folder import dataset_folder
+from data_prep.parallel import mapping
 from data_prep.places import Patches
 from data_prep.products import Product
 from data_prep.recipe import STAGES, Recipe, Stage, from_cfg, with_extent
@@ -40,6 +40,13 @@ from data_prep.shards import REJECTION_SCHEMA, Cutting, Unit, is_done, make_shar
 from data_prep.sources import Source
 from data_prep.split import proof
 from data_prep.subsets import Subset
+
+Task = tuple[Path, list[tuple[Unit, gpd.GeoDataFrame]]]
+"""A product's folder, and its units with the parcels around each."""
+
+
+MANY_REGIONS: Final = 500
+"""From so many searches on, a few minutes at a public catalogue, the user is told how to do with fewer."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,8 @@ def search_products(
     """Ask the source for each ROI; the choice is kept in ``search/``, so that a later run sees the same products."""
     choices: dict[tuple[str, str], Choice] = {}
     tasks = [(ground, roi) for ground in grounds for roi in ground.rois]
+    if len(tasks) > MANY_REGIONS:
+        say(f"{len(tasks):,} regions, each a search of its own: a larger rois.cell_m or a rois.limit saves time")
     for ground, roi in track(tasks, "searching", len(tasks)):
         path = recipe.root / "search" / roi.subset / f"{roi.name}.json"
         if path.is_file():
@@ -189,6 +198,9 @@ def fetch_products(
 ) -> dict[str, Path]:
     """Bring the products that are still needed into the cache."""
     needed = sorted({unit.product for unit in units if not is_done(recipe.root, unit)})
+    sizes = [asset.size or 0 for name in needed for asset in products[name].assets.values()]
+    if sum(sizes):
+        say(f"{len(needed)} products of {sum(sizes) / 1e9:,.1f} GB in all are needed; the cache is looked at first")
     with ThreadPoolExecutor(source.connections) as pool:
         found = list(track(pool.map(lambda name: source.fetch(products[name]), needed), "fetching", len(needed)))
     done = len(products) - len(needed)
@@ -208,10 +220,10 @@ def cut_patches(
         if unit.product in safes:
             by_product[unit.product].append(unit)
     tasks = (
-        (safes[name], [(unit, _around(parcels[unit.subset.name], unit.roi)) for unit in members])
+        (safes[name], [(unit, _around(parcels[unit.subset.name], unit.roi)) for unit in sorted(members, key=_by_block)])
         for name, members in sorted(by_product.items())
     )
-    with _mapping(recipe.workers) as mapped:
+    with mapping(recipe.workers) as mapped:
         results = mapped(partial(_cut_product, recipe.root, recipe.cutting), tasks)
         for _ in track(results, "cutting patches", len(by_product)):
             pass
@@ -273,15 +285,23 @@ def add_split(recipe: Recipe, steps: list[Step]) -> None:
     root, split = recipe.root, recipe.split
     manifest = read_table(root / "manifest.parquet")
     rows = split.assign(Patches.read(manifest))
+    path = root / "splits" / f"{split.name}.parquet"
+    if path.is_file() and read_table(path).to_pylist() != sorted(rows, key=lambda row: row["id"]):
+        # A model may have been trained on it: its test patches must not become training patches under the same name.
+        raise ConfigError(
+            f"{root} has a split of that name, drawn otherwise", split.name, "give this one a name: split.name="
+        )
     storage.write_json(root / "splits" / f"{split.name}.json", proof(split, manifest, rows))
-    write_table(root / "splits" / f"{split.name}.parquet", rows, SPLIT_SCHEMA)
+    write_table(path, rows, SPLIT_SCHEMA)
     parts = Counter(row["part"] for row in rows)
     steps.append(Step("split", len(rows), len(rows) - parts["buffer"], "patches", dict(parts)))
     say(f"split {split.name} drawn over the {manifest.num_rows} patches of {root}")
 
 
 def report(steps: Sequence[Step]) -> None:
-    """Print what came in, what went out, and why the rest was left."""
+    """Print what came in, what went out, and why the rest was left; nothing if no stage got that far."""
+    if not steps:
+        return
     table(
         "What each stage did",
         ("stage", "what", "in", "out", "why"),
@@ -307,19 +327,15 @@ def _spec(recipe: Recipe, simulated: bool) -> DatasetSpec:
     )
 
 
-def _cut_product(root: Path, cutting: Cutting, task: tuple[Path, list[tuple[Unit, gpd.GeoDataFrame]]]) -> None:
+def _cut_product(root: Path, cutting: Cutting, task: Task) -> None:
     safe, units = task
     make_shards(root, safe, units, cutting)
 
 
-@contextmanager
-def _mapping(workers: int) -> Iterator[Callable[..., Iterator[None]]]:
-    """``map``, in this process or over a pool of fresh ones (a forked one would share GDAL's open files)."""
-    if workers == 1:
-        yield map
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield pool.map
+def _by_block(unit: Unit) -> tuple[int, int]:
+    """Order of reading: along the rows of a product's JPEG 2000 blocks (10 240 m), so that each is decoded once."""
+    left, _, _, top = unit.roi.bounds
+    return -top // 10_240, left
 
 
 def _around(parcels: gpd.GeoDataFrame, roi: Roi) -> gpd.GeoDataFrame:
