@@ -81,7 +81,7 @@ def _claim(recipe: Recipe, stage: Stage, *, overwrite: bool) -> bool:
         raise InputError(
             f"{root} holds something that prepare.py did not make", foreign[0], "choose another name= or out="
         )
-    for left in [*root.glob(".*.part*"), *root.glob("s*/**/.*.part*"), *root.glob("tables/.*.part*")]:
+    for left in [*root.glob(".*.part*"), *root.glob("s*/**/.*.part*"), *root.glob("[at]*/.*.part*")]:
         left.unlink(missing_ok=True)  # of a run that was killed while it wrote
     storage.write_json(record, {"config": recipe.config, "inputs": recipe.inputs, "split": recipe.split.name})
     return False

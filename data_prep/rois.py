@@ -174,6 +174,7 @@ def _by_zone(parcels: gpd.GeoDataFrame) -> Iterator[tuple[str, npt.NDArray[Any]]
     to_degrees = Transformer.from_crs(parcels.crs, "EPSG:4326", always_xy=True)
     lon, lat = to_degrees.transform((left + right) / 2, (bottom + top) / 2)
     zone = np.clip((lon + 180) // 6, 0, 59).astype(np.int64) + 1
+    zone[(lat >= 56) & (lat < 64) & (lon >= 3) & (lon < 12)] = 32  # the military grid's, whose tiles are looked for
     epsg = np.where(lat >= 0, 32600, 32700) + zone
     for code in np.unique(epsg):
         moved = parcels.geometry[epsg == code].to_crs(int(code)).to_numpy()

@@ -52,7 +52,14 @@ class Subset:
 
     def __post_init__(self) -> None:
         """Check each value; a list for ``extent``, as YAML gives it, becomes a tuple."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(self.name)):
+        for field in ("name", "country", "parcels", "layer", "table", "name_column", "code_column", "english_column"):
+            value = getattr(self, field)
+            # YAML reads an unquoted NO as false and 12 as a number.
+            if not isinstance(value, str) and not (value is None and field not in ("name", "country")):
+                raise ConfigError(
+                    f"{field} of subset {self.name} must be text", value, f'put it in quotes: {field}: "…"'
+                )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
             raise ConfigError("name of a subset", self.name, "use letters, digits, _ and -, for it names a folder")
         if isinstance(self.year, bool) or not isinstance(self.year, int) or not 1900 <= self.year <= 2200:
             raise ConfigError(f"year of subset {self.name}", self.year, "give the year of the crops, such as 2022")

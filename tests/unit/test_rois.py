@@ -160,3 +160,12 @@ def test_impossible_values_are_refused(call, says):
         call(parcels([field(500_000, 5_300_000, 10, 10)], [1]))
     with pytest.raises(ConfigError, match="bounds"):
         rois.Roi("x", "s", UTM33, (0, 0, 10, 20), 0.0)
+
+
+def test_the_military_grid_s_wide_zone():
+    """South-west of Norway lies in tiles of zone 32, whatever its longitude says."""
+    places = [(5.5, 59.0), (2.5, 59.0), (5.5, 55.0), (11.9, 63.9), (12.1, 60.0)]
+    for (lon, lat), zone in zip(places, (32, 31, 31, 32, 33), strict=True):
+        near = shapely.box(lon, lat, lon + 0.01, lat + 0.01)
+        found = rois.grid(parcels([near], [3], "EPSG:4326"), TAXONOMY, subset="s", cell_m=2560)
+        assert {roi.crs for roi in found} == {f"EPSG:326{zone}"}
