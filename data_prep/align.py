@@ -34,7 +34,8 @@ from data_prep.safe import SCL, SafeProduct
 Resampling = Literal["bilinear", "nearest"]
 BoaOffset = Literal["apply", "ignore"]
 
-_RESOLUTIONS: Final = (10, 20, 60)
+RESOLUTIONS: Final = (10, 20, 60)
+"""Pixel sizes in metres that a product can be read at."""
 _SCL_RESOLUTION: Final = 20
 _HIGHEST: Final = 65_535
 
@@ -91,7 +92,7 @@ class AlignedProduct:
         boa_offset: BoaOffset = "apply",
     ) -> None:
         for what, value, allowed in (
-            ("resolution in metres", resolution, _RESOLUTIONS),
+            ("resolution in metres", resolution, RESOLUTIONS),
             ("resampling", resampling, get_args(Resampling)),
             ("boa_offset", boa_offset, get_args(BoaOffset)),
         ):

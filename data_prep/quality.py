@@ -180,9 +180,7 @@ def measure(
     clamped_fraction: float = 0.0,
 ) -> Figures:
     """All figures of one patch; arguments and errors as for :func:`judge`."""
-    missing = [band for band in thresholds.bright_bands if band not in bands]
-    if missing:
-        raise ConfigError("quality.bright_bands asks for bands the images lack", missing, f"choose from {list(bands)}")
+    check_filters(thresholds, bands, taxonomy)
     data = (image != NODATA).all(axis=0)
     n_data = int(data.sum())
     counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
@@ -201,6 +199,19 @@ def measure(
     )
 
 
+def check_filters(thresholds: Thresholds, bands: Sequence[str], taxonomy: Taxonomy) -> None:
+    """Refuse filters that do not fit the images or the classes.
+
+    Raises:
+        ConfigError: The brightness bands are not in ``bands``, or the target is not a crop class of ``taxonomy``.
+    """
+    missing = [band for band in thresholds.bright_bands if band not in bands]
+    if missing:
+        raise ConfigError("quality.bright_bands asks for bands the images lack", missing, f"choose from {list(bands)}")
+    if thresholds.target is not None and taxonomy.id_of(thresholds.target) == BACKGROUND:
+        raise ConfigError("quality.target is a crop class", thresholds.target, "name a crop, or none with null")
+
+
 def _share(flags: npt.NDArray[np.bool_] | None, data: npt.NDArray[np.bool_], n_data: int) -> float:
     return math.nan if flags is None or n_data == 0 else int((flags & data).sum()) / n_data
 
@@ -208,10 +219,7 @@ def _share(flags: npt.NDArray[np.bool_] | None, data: npt.NDArray[np.bool_], n_d
 def _target_fraction(figures: Figures, thresholds: Thresholds, taxonomy: Taxonomy, pixels: int) -> float:
     if thresholds.target is None:
         return math.nan
-    target = taxonomy.id_of(thresholds.target)
-    if target == BACKGROUND:
-        raise ConfigError("quality.target is a crop class", thresholds.target, "name a crop, or none with null")
-    return figures.counts[target] / pixels
+    return figures.counts[taxonomy.id_of(thresholds.target)] / pixels
 
 
 def _is_number(value: object) -> bool:

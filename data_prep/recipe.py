@@ -17,7 +17,10 @@ from cropseg.core import storage
 from cropseg.core.bands import check_bands
 from cropseg.core.errors import ConfigError
 from cropseg.core.taxonomy import Taxonomy
+from data_prep.align import RESOLUTIONS, BoaOffset, Resampling
 from data_prep.harmonize import Ambiguous, Unmapped
+from data_prep.quality import check_filters
+from data_prep.rasterize import Undefined
 from data_prep.rois import Roi
 from data_prep.search import Season, to_wgs84
 from data_prep.select import Selector
@@ -115,16 +118,11 @@ def from_cfg(cfg: DictConfig) -> Recipe:
         ConfigError: An option has an impossible value.
         InputError: A file of the region is missing.
     """
-    if cfg.workers < 1:
-        raise ConfigError("workers must be at least 1", cfg.workers, "give the number of processes that cut patches")
-    if not 0 <= cfg.search.max_cloud <= 100:
-        raise ConfigError("search.max_cloud is a percentage", cfg.search.max_cloud, "give 0 to 100")
-    if cfg.patch.size < 1 or cfg.patch.stride < 1:
-        raise ConfigError(
-            "patch.size and patch.stride are pixels", (cfg.patch.size, cfg.patch.stride), "give 1 or more"
-        )
+    _check(cfg)
     subsets = read_subsets(cfg)
     taxonomy = instantiate(cfg.taxonomy)
+    thresholds = instantiate(cfg.quality)
+    check_filters(thresholds, cfg.grid.bands, taxonomy)
     return Recipe(
         name=str(cfg.name),
         root=Path(cfg.out),
@@ -145,7 +143,7 @@ def from_cfg(cfg: DictConfig) -> Recipe:
             stride=int(cfg.patch.stride),
             all_touched=bool(cfg.labels.all_touched),
             undefined=cfg.labels.undefined,
-            thresholds=instantiate(cfg.quality),
+            thresholds=thresholds,
             taxonomy=taxonomy,
         ),
         split=instantiate(cfg.split),
@@ -154,6 +152,34 @@ def from_cfg(cfg: DictConfig) -> Recipe:
         config=decisive(cfg, subsets),
         inputs=_inputs(cfg, subsets),
     )
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse impossible values now, and not after an hour of downloads."""
+    for key, least in (("workers", 1), ("patch.size", 1), ("patch.stride", 1), ("seed", 0), ("rois.cell_m", 1)):
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{key} is a whole number", value, f"give {least} or more")
+    if not isinstance(cfg.overwrite, bool):
+        raise ConfigError("overwrite is true or false", cfg.overwrite, "true removes what is in the dataset's folder")
+    cloud = cfg.search.max_cloud
+    if isinstance(cloud, bool) or not isinstance(cloud, int | float) or not 0 <= cloud <= 100:
+        raise ConfigError("search.max_cloud is a percentage", cloud, "give 0 to 100")
+    for key, allowed in (
+        ("grid.resolution", RESOLUTIONS), ("grid.resampling", get_args(Resampling)),
+        ("grid.boa_offset", get_args(BoaOffset)), ("labels.undefined", get_args(Undefined)),
+        ("labels.all_touched", (True, False)),
+    ):  # fmt: skip
+        if OmegaConf.select(cfg, key) not in allowed:
+            raise ConfigError(key, OmegaConf.select(cfg, key), f"choose from {', '.join(map(str, allowed))}")
+    if not OmegaConf.is_list(cfg.grid.bands):
+        raise ConfigError("grid.bands is a list", cfg.grid.bands, "such as [B02, B03, B04, B08]")
+    window_m = cfg.patch.size * cfg.grid.resolution
+    if cfg.rois.cell_m < window_m:
+        raise ConfigError(
+            f"a window of {cfg.patch.size} pixels is {window_m} m wide and fits in no region of rois.cell_m",
+            cfg.rois.cell_m, f"give rois.cell_m={window_m} or more, or a smaller patch.size",
+        )  # fmt: skip
 
 
 def decisive(cfg: DictConfig, subsets: tuple[Subset, ...]) -> dict[str, Any]:

@@ -149,9 +149,9 @@ def hot_cell(
 
 
 def _check(cell_m: int, limit: int | None) -> None:
-    if cell_m < SNAP_M or cell_m % SNAP_M:
+    if not isinstance(cell_m, int) or cell_m < SNAP_M or cell_m % SNAP_M:
         raise ConfigError("cell_m", cell_m, f"give a multiple of {SNAP_M} m, so that pixels fall on the cell's edges")
-    if limit is not None and limit < 1:
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ConfigError("limit of regions", limit, "give at least 1, or null for all")
 
 

@@ -118,3 +118,30 @@ def test_no_leftover_of_a_killed_run_stays(tmp_path):
     left.write_text("half")
     pipeline.run(config(*options))
     assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["patch.size=abc"], "patch.size is a whole number"),
+        (["workers=two"], "workers is a whole number"),
+        (["seed=x"], "seed is a whole number"),
+        (["search.max_cloud=abc"], "percentage"),
+        (["grid.bands=B02"], "grid.bands is a list"),
+        (["grid.bands=[B05]"], "quality.bright_bands"),
+        (["grid.resolution=15"], "choose from 10, 20, 60"),
+        (["grid.resampling=cubic"], "choose from bilinear, nearest"),
+        (["grid.boa_offset=maybe"], "choose from apply, ignore"),
+        (["labels.undefined=x"], "labels.undefined"),
+        (["labels.all_touched=x"], "labels.all_touched"),
+        (["quality.target=rye"], "has no class"),
+        (["quality.target=background"], "quality.target is a crop class"),
+        (["patch.size=1000"], "fits in no region"),
+        (["overwrite=maybe"], "overwrite is true or false"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_fetched(tmp_path, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        pipeline.run(config("region=own", "region.parcels=a.gpkg", "region.country=AT", "region.year=2022",
+                            "source=cdse", f"paths.data={tmp_path}", *overrides))  # fmt: skip
+    assert not (tmp_path / "own").exists()
