@@ -88,6 +88,8 @@ def run(cfg: DictConfig) -> Path:
         raise ConfigError("stage", stage, f"choose from {', '.join(STAGES)}")
     source: Source = instantiate(cfg.source)
     recipe = from_cfg(cfg)
+    if stage not in ("harmonize", "rois"):
+        _check_same_world(recipe, source)
     steps: list[Step] = []
     with dataset_folder(recipe, stage, overwrite=cfg.overwrite) as finished:
         try:
@@ -186,6 +188,11 @@ def search_products(
     kept_pairs = sum(len(choice.kept) for choice in choices.values())
     why = Counter(_kind(d.reason) for choice in choices.values() for d in choice.dropped)
     steps.append(Step("search", kept_pairs + sum(why.values()), kept_pairs, "region × product", why))
+    if not kept_pairs and not why:
+        raise InputError(
+            f"the source has no product of {recipe.season.interval(grounds[0].subset.year)[0]:%Y-%m} and later there",
+            None, "check source.collection or source.folder, season, search.max_cloud and the subset's year",
+        )  # fmt: skip
     if kept_pairs == 0:
         raise InputError(
             "no region has a product left", None, "the table says why: widen season, search.max_cloud or the region"
@@ -330,6 +337,20 @@ def _spec(recipe: Recipe, simulated: bool) -> DatasetSpec:
 def _cut_product(root: Path, cutting: Cutting, task: Task) -> None:
     safe, units = task
     make_shards(root, safe, units, cutting)
+
+
+def _check_same_world(recipe: Recipe, source: Source) -> None:
+    """Refuse invented parcels on real images and the other way round: masks that have nothing to do with the pixels."""
+    if recipe.simulated and not source.simulated:
+        raise ConfigError(
+            f"the parcels of {recipe.subsets[0].name} are invented, and the source's products are real", None,
+            "choose region=own, or source.simulated=true for a service over a simulated region",
+        )  # fmt: skip
+    if source.simulated and not recipe.simulated:
+        raise ConfigError(
+            f"the parcels of {recipe.subsets[0].name} are real, and the source's products are simulated", None,
+            "choose source=cdse, or source=local with a folder of products",
+        )  # fmt: skip
 
 
 def _by_block(unit: Unit) -> tuple[int, int]:

@@ -79,6 +79,7 @@ class Recipe:
         split: How they are divided.
         selector: How they are chosen.
         workers: Processes that cut patches.
+        simulated: Whether the parcels are invented.
         config: The part of the config that decides the result, as plain data.
         inputs: SHA-256 of the files that the result is made from.
     """
@@ -97,6 +98,7 @@ class Recipe:
     split: Split
     selector: Selector
     workers: int
+    simulated: bool
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
 
@@ -149,6 +151,7 @@ def from_cfg(cfg: DictConfig) -> Recipe:
         split=instantiate(cfg.split),
         selector=instantiate(cfg.select),
         workers=int(cfg.workers),
+        simulated=bool(cfg.region.get("simulated", False)),
         config=decisive(cfg, subsets),
         inputs=_inputs(cfg, subsets),
     )

@@ -29,7 +29,7 @@ def config(*overrides: str):
 def local(data: Path, *more: str) -> list[str]:
     """The small simulation's products read in place: quick, and without services."""
     return [
-        "prepare_as=tiny", "source=local", "+source.simulated=true", f"source.folder={tiny_data() / 'cache'}",
+        "prepare_as=tiny", "source=local", "source.simulated=true", f"source.folder={tiny_data() / 'cache'}",
         "region.subsets.names=[emb_north]", f"region.subsets.folder={tiny_data() / 'simulated' / 'test'}",
         "rois.limit=3", "limits.products_per_roi=1", "split.cell_m=640", f"paths.data={data}", *more,
     ]  # fmt: skip

@@ -22,7 +22,7 @@ RESULTS = ("manifest.parquet", "candidates.parquet", "splits/location.parquet", 
 def options(data: Path) -> list[str]:
     """A few regions of the small simulation, read in place from the unpacked products."""
     return [
-        "prepare_as=tiny", "source=local", "+source.simulated=true", "source.folder=" + str(tiny_data() / "cache"),
+        "prepare_as=tiny", "source=local", "source.simulated=true", "source.folder=" + str(tiny_data() / "cache"),
         "region.subsets.names=[emb_north]", "region.subsets.folder=" + str(tiny_data() / "simulated" / "test"),
         "rois.limit=4", "limits.products_per_roi=1", "split.cell_m=640", f"paths.data={data}",
     ]  # fmt: skip

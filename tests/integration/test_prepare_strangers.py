@@ -7,7 +7,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from embedded import REPO
+from embedded import REPO, tiny_data
 from hydra import compose, initialize_config_dir
 from safe_factory import meta, pixels, product
 
@@ -145,3 +145,28 @@ def test_impossible_values_are_refused_before_anything_is_fetched(tmp_path, over
         pipeline.run(config("region=own", "region.parcels=a.gpkg", "region.country=AT", "region.year=2022",
                             "source=cdse", f"paths.data={tmp_path}", *overrides))  # fmt: skip
     assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["source=cdse"], "are invented.*region=own"),
+        (["region=embedded_unseen", "source=local"], "are invented.*region=own"),
+        (["region=own", "region.parcels=a.gpkg", "region.country=AT", "region.year=2022"], "are real.*source=cdse"),
+        (["region=ie_2022", "source=cdse", "source.simulated=true"], "are real.*source=cdse"),
+    ],
+)
+def test_invented_and_real_ground_are_not_mixed(tmp_path, overrides, words):
+    """Both are one forgotten option away, and the masks would have nothing to do with the pixels."""
+    small = ["scale=test", f"paths.data={tmp_path}"]
+    if not any("region=" in o for o in overrides) or "embedded" in overrides[0]:
+        small.append(f"region.subsets.folder={tiny_data() / 'simulated' / 'test'}")
+    with pytest.raises(ConfigError, match=words):
+        pipeline.run(config(*overrides, *small))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_source_without_anything_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.sources.Local.search", lambda *_: [])
+    with pytest.raises(InputError, match=r"has no product of 2022-04 and later there.*source\.collection"):
+        pipeline.run(config(*own(tmp_path, "select=none")))
