@@ -20,8 +20,8 @@ def main(cfg: DictConfig) -> float:
         from data_prep.ensure import ensure
 
         ensure(Path(cfg.dataset.root))
-    L.seed_everything(cfg.seed, verbose=False)
     data = instantiate(cfg.dataset)
+    L.seed_everything(cfg.seed, verbose=False)
     return float(instantiate(cfg.model).fit(data, Path(cfg.run_dir)).validation_score)
 
 

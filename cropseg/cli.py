@@ -86,11 +86,11 @@ def explain(error: BaseException) -> str | None:
     seen: set[int] = set()  # chains can be circular where a library raises an old error again
     while link is not None and id(link) not in seen:
         if isinstance(link, CropsegError):
-            return f"error: {' '.join(str(link).split())}"
+            return f"error: {' '.join(_said(link).split())}"
         seen.add(id(link))
         link = link.__cause__ or link.__context__
     if isinstance(error, KeyboardInterrupt):
-        return "stopped: what is finished is kept; run the same command to go on"
+        return f"stopped: {str(error) or 'what is finished is kept; run the same command to go on'}"
     # Hydra's MissingConfigException is an OSError too, and the user's to mend.
     if isinstance(error, OSError) and not isinstance(error, HydraException) and not (error.filename or error.errno):
         return None
@@ -99,6 +99,12 @@ def explain(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     remedy = "" if isinstance(error, OSError) else " (see the option's YAML in conf/, or run with --help)"
     return f"error: {text}{remedy}"
+
+
+def _said(error: CropsegError) -> str:
+    """What an error says; PyTorch makes one that crossed from a loader's process into the text of its traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def _is_defect(error: BaseException) -> bool:

@@ -139,11 +139,14 @@ class WeightedSum(Loss):
         weights: The weight of each, by the same names.
 
     Raises:
-        ConfigError: The names differ, or there are none.
+        ConfigError: The names differ, there are none, or a term is no :class:`Loss`.
     """
 
     def __init__(self, terms: Mapping[str, Loss], weights: Mapping[str, float]) -> None:
         super().__init__()
+        wrong = {name: type(term).__name__ for name, term in terms.items() if not isinstance(term, Loss)}
+        if wrong:
+            raise ConfigError("a term of a loss must say its sums (cropseg.losses.Loss)", wrong, "see conf/loss")
         if not terms or set(terms) != set(weights):
             raise ConfigError(
                 f"terms of a loss and their weights must have the same names: {sorted(terms)} against",

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.core import taxonomy
-from cropseg.core.errors import MismatchError
-from cropseg.core.manifest import DatasetSpec
+from cropseg.core import storage, taxonomy
+from cropseg.core.errors import InputError, MismatchError
+from cropseg.core.manifest import Dataset, DatasetSpec
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.core.taxonomy import Taxonomy
 
@@ -27,12 +27,14 @@ class ModelSpec:
         bands: Channel order it takes.
         taxonomy: Classes it gives.
         resolution: Pixel size in metres it was trained at.
-        patch_size: Window in pixels it was trained on.
+        patch_size: Window in pixels it was trained on: the crop, where it was trained on crops of patches.
         simulated: Whether it learned from simulated pixels.
         dataset: Name of the training dataset.
         manifest_digest: SHA-256 of its manifest.
         split: Name of the split whose training part was used.
         versions: Package versions and git commit.
+        dataset_root: Folder of the training dataset where it lay then; empty if not known.
+        reading: How its products were read (``resampling``, ``boa_offset``), as far as the dataset tells.
     """
 
     loader: str
@@ -46,6 +48,37 @@ class ModelSpec:
     manifest_digest: str
     split: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    dataset_root: str = ""
+    reading: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        split: str,
+        *,
+        loader: str,
+        model: Mapping[str, Any],
+        versions: Mapping[str, str],
+        patch_size: int | None = None,
+    ) -> ModelSpec:
+        """What a model remembers of ``dataset``; ``patch_size`` where it was trained on crops of the patches."""
+        spec = dataset.spec
+        return cls(
+            loader=loader,
+            model=model,
+            bands=spec.bands,
+            taxonomy=spec.taxonomy,
+            resolution=spec.resolution,
+            patch_size=patch_size or spec.patch_size,
+            simulated=spec.simulated,
+            dataset=spec.name,
+            manifest_digest=dataset.digest,
+            split=split,
+            versions=versions,
+            dataset_root=str(dataset.root.resolve()),
+            reading=_reading(spec),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``spec.json``."""
@@ -80,6 +113,31 @@ class ModelSpec:
                     theirs[what],
                     "prepare the dataset with the run's configuration, or train on this one",
                 )
+
+
+def _reading(data: DatasetSpec) -> dict[str, str]:
+    config = data.provenance.get("config")
+    grid = config.get("grid") if isinstance(config, Mapping) else None
+    known = grid if isinstance(grid, Mapping) else {}
+    return {key: str(known[key]) for key in ("resampling", "boa_offset") if key in known}
+
+
+def read_validation(folder: Path, classes: int) -> tuple[npt.NDArray[np.int64], int, Any]:
+    """Confusion matrix, epoch and protocol of a run's ``validation.json``.
+
+    Raises:
+        InputError: The file is missing or broken, or its matrix is not over ``classes`` classes.
+    """
+    path = folder / "validation.json"
+    kept = storage.read_json(path)
+    try:
+        confusion = np.array(kept["confusion"], dtype=np.int64)
+        epoch, protocol = int(kept["epoch"]), kept.get("protocol", "all")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} does not hold a validation", str(error), "copy the run again") from error
+    if confusion.shape != (classes, classes) or protocol not in ("all", "crop"):
+        raise InputError(f"{path} is of another model", (confusion.shape, protocol), "copy the run again")
+    return confusion, epoch, protocol
 
 
 class Predictor(Protocol):

@@ -53,9 +53,9 @@ class CropDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or (num_workers is not None and num_workers < 0) or seed < 0:
+        if batch_size < 1 or (num_workers is not None and num_workers < 0) or not 0 <= seed < 2**32:
             raise ConfigError(
-                "batch_size must be at least 1, num_workers and seed at least 0",
+                "batch_size must be at least 1, num_workers at least 0, seed in 0 … 4294967295",
                 (batch_size, num_workers, seed),
                 "see conf/dataset",
             )

@@ -27,19 +27,30 @@ class Projection(Callback):
         self.steps = max(steps, WARM_UP + 1)
         self.hint = hint
         self._seen = 0
-        self._started = 0.0
+        self._spent = 0.0
+        self._last = 0.0
         self._said = False
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock: what lies between two epochs is no step."""
+        self._last = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on after a validation within an epoch."""
+        self._last = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure, and speak once."""
+        now = time.perf_counter()
         self._seen += 1
-        if self._seen == WARM_UP:
-            self._started = time.perf_counter()
+        if self._seen > WARM_UP:
+            self._spent += now - self._last
+        self._last = now
         if self._seen == self.steps and not self._said:
             self._said = True
-            say(self._text(trainer, (time.perf_counter() - self._started) / (self.steps - WARM_UP)))
+            say(self._text(trainer, self._spent / (self.steps - WARM_UP)))
             if self.hint and trainer.strategy.root_device.type == "cpu":
                 say(self.hint)
 
@@ -71,9 +82,9 @@ class EpochLine(Callback):
         shown = [f"{name} {float(found[name]):.4f}" for name in ("val_loss", "val_miou_present") if name in found]
         if isinstance(pl_module, SegmentationModule):
             shown.insert(0, f"train_loss {pl_module.train_loss.compute():.4f}")
-        rate = f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2g}"
+            shown.append(f"lr {pl_module.rate:.2g}")
         took = human(time.perf_counter() - self._started)
-        say("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, rate, took]))
+        say("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, took]))
 
 
 def human(seconds: float) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import skops.io
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.tree import DecisionTreeClassifier
 from skops.io.exceptions import UntrustedTypesFoundException
 
 from cropseg.core import storage
@@ -23,10 +24,12 @@ from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset, Part
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
+from cropseg.learners.folder import clear
+from cropseg.learners.options import options_of
 from cropseg.learners.versions import versions
 from cropseg.metrics import Confusion, confusion_matrix, scores
 from cropseg.models.forest import Features, Samples, Sampling, draw, valid_pixels
-from cropseg.predictor import ModelSpec
+from cropseg.predictor import ModelSpec, read_validation
 
 FILE: Final = "forest.skops"
 
@@ -113,14 +116,18 @@ class ForestLearner:
         """
         data.setup("fit")
         dataset, parts = data.dataset, data.parts
+        clear(run_dir)
         for part in ("train", "val"):
             if len(parts[part]) == 0:
                 raise InputError(f"split {data.split} of {dataset.root} has no patch in part", part, "prepare it again")
         features = Features(dataset.spec.bands, self.context, self.windows)
         samples = draw(dataset, parts["train"], features, self.sampling)
         _show(samples, dataset.spec.taxonomy.names)
-        forest = clone(self.forest).fit(samples.x, samples.y)
-        spec = ModelSpec(
+        with options_of("model.forest"):
+            forest = clone(self.forest).fit(samples.x, samples.y)
+        spec = ModelSpec.of(
+            dataset,
+            data.split,
             loader="cropseg.learners.forest.load",
             model={
                 "context": list(self.context),
@@ -128,14 +135,6 @@ class ForestLearner:
                 "sampling": {**asdict(self.sampling), "pixels": samples.pixels, "patches": samples.patches},
                 "forest": {"class": type(forest).__name__, **forest.get_params()},
             },
-            bands=dataset.spec.bands,
-            taxonomy=dataset.spec.taxonomy,
-            resolution=dataset.spec.resolution,
-            patch_size=dataset.spec.patch_size,
-            simulated=dataset.spec.simulated,
-            dataset=dataset.spec.name,
-            manifest_digest=dataset.digest,
-            split=data.split,
             versions=versions("numpy", "scikit-learn", "skops"),
         )
         predictor = ForestPredictor(forest, spec, protocol=dataset.spec.protocol)
@@ -305,8 +304,10 @@ def load(folder: Path, spec: ModelSpec) -> ForestPredictor:
     if not isinstance(forest, RandomForestClassifier):
         raise InputError(f"{path} does not hold a forest", type(forest).__name__, "train again")
     check_trees(forest, path)
-    validation = storage.read_json(folder / "validation.json")
-    return ForestPredictor(forest, spec, np.array(validation["confusion"], np.int64), validation["protocol"])
+    if not np.isin(forest.classes_, np.arange(len(spec.taxonomy))).all():
+        raise InputError(f"{path} gives classes that the run's taxonomy lacks", forest.classes_.tolist(), "train again")
+    confusion, _, protocol = read_validation(folder, len(spec.taxonomy))
+    return ForestPredictor(forest, spec, confusion, protocol)
 
 
 def check_trees(forest: RandomForestClassifier, path: Path) -> None:
@@ -318,6 +319,8 @@ def check_trees(forest: RandomForestClassifier, path: Path) -> None:
         InputError: The file was damaged or forged.
     """
     for number, estimator in enumerate(forest.estimators_):
+        if not isinstance(estimator, DecisionTreeClassifier):
+            raise InputError(f"{path} holds a broken tree, number", number, "do not use this file; train again")
         tree = estimator.tree_
         nodes = np.arange(tree.node_count)
         inner = tree.children_left != -1

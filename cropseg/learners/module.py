@@ -17,6 +17,7 @@ from cropseg.core.taxonomy import Taxonomy
 from cropseg.data.augment import apply_symmetry
 from cropseg.data.dataset import Sample
 from cropseg.data.fill import NoData, model_input
+from cropseg.learners.options import options_of
 from cropseg.losses import Loss, RunningLoss
 from cropseg.metrics import Confusion, Protocol, scores
 
@@ -61,6 +62,7 @@ class SegmentationModule(L.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.train_loss = RunningLoss(loss)  # of the running epoch
+        self.rate = float("nan")  # learning rate of the running epoch
         self._val_loss = RunningLoss(loss)
         n = len(taxonomy)
         self._confusion = MulticlassConfusionMatrix(n, ignore_index=IGNORE, validate_args=False)
@@ -86,6 +88,10 @@ class SegmentationModule(L.LightningModule):
             x, target = apply_symmetry(x, batch["symmetry"]), apply_symmetry(target, batch["symmetry"])
         return {"x": x, "target": target, "row": batch["row"]}
 
+    def on_train_epoch_start(self) -> None:
+        """Remember the rate: at the end of an epoch some schedules have already moved on, others have not."""
+        self.rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key dropout by (seed, epoch, batch), so that it does not depend on what was drawn before."""
         state = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx]).generate_state(2)
@@ -102,7 +108,7 @@ class SegmentationModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the training loss, exact over the epoch's pixels, and the learning rate."""
         self.log("train_loss", self.train_loss.compute())
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("lr", self.rate)
         self.train_loss.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -132,9 +138,15 @@ class SegmentationModule(L.LightningModule):
             checkpoint["val_confusion"] = torch.from_numpy(self.validation)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, and its schedule on the validation loss."""
-        optimizer = self._optimizer(self.net.parameters())
+        """The optimiser, and its schedule on the validation loss.
+
+        Raises:
+            ConfigError: PyTorch refuses their arguments.
+        """
+        with options_of("optimizer"):
+            optimizer = self._optimizer(self.net.parameters())
         if self._scheduler is None:
             return {"optimizer": optimizer}
-        schedule = {"scheduler": self._scheduler(optimizer), "interval": "epoch", "monitor": "val_loss"}
+        with options_of("scheduler"):
+            schedule = {"scheduler": self._scheduler(optimizer), "interval": "epoch", "monitor": "val_loss"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]

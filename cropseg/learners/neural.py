@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import logging
 import pickle
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -20,6 +20,7 @@ import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
@@ -31,10 +32,13 @@ from cropseg.core.progress import say
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import NODATA_RULES, NoData, model_input
+from cropseg.learners.folder import clear
 from cropseg.learners.module import SegmentationModule
+from cropseg.learners.options import options_of
+from cropseg.learners.versions import versions
 from cropseg.losses import Loss
 from cropseg.metrics import Confusion, scores
-from cropseg.predictor import ModelSpec
+from cropseg.predictor import ModelSpec, read_validation
 
 WEIGHTS: Final = "weights.pt"
 VALIDATION: Final = "validation.json"
@@ -108,6 +112,7 @@ class NeuralLearner:
         if self.note:
             say(self.note)
         data.setup("fit")
+        clear(run_dir)
         dataset = data.dataset
         recipe = _recipe(self.net)
         torch.manual_seed(self.seed)
@@ -129,24 +134,20 @@ class NeuralLearner:
         )
         with _quiet():
             trainer = self._trainer(run_dir)
-            trainer.fit(module, data.train_dataloader(), data.val_dataloader())
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            try:
+                trainer.fit(module, data.train_dataloader(), data.val_dataloader())
+            except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
+                raise KeyboardInterrupt(f"training starts anew next time; what it left is in {run_dir}") from error
         confusion, epoch = _choose(trainer, module)
         predictor = NeuralPredictor(
             net=net,
-            spec=ModelSpec(
+            spec=ModelSpec.of(
+                dataset,
+                data.split,
                 loader="cropseg.learners.neural.load",
                 model={"net": recipe, "nodata": self.nodata, "train_crop": data.train_crop},
-                bands=dataset.spec.bands,
-                taxonomy=dataset.spec.taxonomy,
-                resolution=dataset.spec.resolution,
-                patch_size=dataset.spec.patch_size,
-                simulated=dataset.spec.simulated,
-                dataset=dataset.spec.name,
-                manifest_digest=dataset.digest,
-                split=data.split,
-                versions=versions(),
+                versions=versions("torch", "lightning", "numpy"),
+                patch_size=data.train_crop,
             ),
             confusion=confusion,
             epoch=epoch,
@@ -161,13 +162,17 @@ class NeuralLearner:
         bound = getattr(self.trainer, "keywords", {})
         if bound.get("enable_progress_bar") is None:
             options["enable_progress_bar"] = sys.stderr.isatty()
-        return self.trainer(
-            callbacks=list(self.callbacks.values()),
-            logger=list(self.logger.values()),
-            default_root_dir=run_dir,
-            enable_checkpointing=any(hasattr(c, "best_model_path") for c in self.callbacks.values()),
-            **options,
-        )
+        with options_of("trainer", MisconfigurationException):
+            trainer = self.trainer(
+                callbacks=list(self.callbacks.values()),
+                logger=list(self.logger.values()),
+                default_root_dir=run_dir,
+                enable_checkpointing=any(hasattr(c, "best_model_path") for c in self.callbacks.values()),
+                **options,
+            )
+        if trainer.max_epochs is not None and not isinstance(trainer.max_epochs, int):
+            raise ConfigError("epochs must be a whole number", trainer.max_epochs, "set epochs=24, say")
+        return trainer
 
 
 @dataclass
@@ -230,8 +235,10 @@ class NeuralPredictor:
     def save(self, folder: Path) -> None:
         """Write ``weights.pt`` (a plain state_dict), ``validation.json`` and ``spec.json``, atomically."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}
-        with storage.atomic_path(folder / WEIGHTS) as path:
-            torch.save(state, path)
+        # Through memory: torch's own writing to a file hides the reason when the disk is full.
+        content = io.BytesIO()
+        torch.save(state, content)
+        storage.write_bytes(folder / WEIGHTS, content.getvalue())
         score = self.validation_score
         storage.write_json(
             folder / VALIDATION,
@@ -252,7 +259,7 @@ def load(folder: Path, spec: ModelSpec) -> NeuralPredictor:
         InputError: A file is missing or broken, or does not hold weights of the network in ``spec``.
         ConfigError: ``spec`` names something that is not a network.
     """
-    net = build_net(spec.model["net"], len(spec.bands), len(spec.taxonomy))
+    net = build_net(spec.model["net"], len(spec.bands), len(spec.taxonomy), pretrained=False)
     path = Path(folder) / WEIGHTS
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -261,18 +268,21 @@ def load(folder: Path, spec: ModelSpec) -> NeuralPredictor:
     except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} does not hold this network's weights", first, "copy the run again") from error
-    kept = storage.read_json(Path(folder) / VALIDATION)
-    predictor = NeuralPredictor(
-        net, spec, np.array(kept["confusion"], dtype=np.int64), int(kept["epoch"]), kept.get("protocol", "all")
-    )
+    predictor = NeuralPredictor(net, spec, *read_validation(Path(folder), len(spec.taxonomy)))
     return predictor.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_net(recipe: Mapping[str, Any], bands: int, classes: int) -> nn.Module:
+def build_net(recipe: Mapping[str, Any], bands: int, classes: int, *, pretrained: bool = True) -> nn.Module:
     """Build a network from its class's dotted name and arguments.
 
     The name may come from a file of somebody else's, so it must name a subclass of ``torch.nn.Module`` before it is
     called.
+
+    Args:
+        recipe: ``_target_`` and arguments.
+        bands: Input channels.
+        classes: Output channels.
+        pretrained: Whether weights that the arguments name are fetched; a trained run has its own.
 
     Raises:
         ConfigError: It does not, or the class does not take these arguments.
@@ -287,24 +297,14 @@ def build_net(recipe: Mapping[str, Any], bands: int, classes: int) -> nn.Module:
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
         raise ConfigError("not a torch.nn.Module", name, "net._target_ must name a class of networks")
     takes = inspect.signature(found).parameters
+    if not pretrained and "encoder_weights" in takes:
+        options["encoder_weights"] = None
     classes_argument = "num_classes" if "num_classes" in takes else "classes"
     try:
         net: nn.Module = found(**options, **{"in_channels": bands, classes_argument: classes})
     except TypeError as error:
         raise ConfigError(f"{name} does not take these arguments", str(error), "see model.net in the config") from error
     return net
-
-
-def versions() -> dict[str, str]:
-    """Versions of what shaped the weights, and the git commit where the package lies in a repository."""
-    found = {name: metadata.version(name) for name in ("cropseg", "torch", "lightning", "numpy")}
-    found["python"] = ".".join(str(part) for part in sys.version_info[:3])
-    try:
-        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        found["commit"] = "unknown"
-    return found
 
 
 def _recipe(net: functools.partial[nn.Module]) -> dict[str, Any]:
@@ -325,6 +325,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # CropDataModule chooses the number of loader processes on purpose.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # A run into the folder of an earlier one writes over its checkpoints.
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             # Lightning 2.6 uses what torch 2.15 deprecates.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             yield

@@ -94,6 +94,9 @@ def test_a_sweep_over_nets_and_forests_and_seeds(train):
         (("experiment=debug", "model.net.base=10"), "multiple of groups=4"),
         (("experiment=debug", "model.net.depth=3"), "depth"),
         (("dataset.train_crop=8", "epochs=1"), "at least 16"),
+        (("experiment=debug", "seed=-1"), "seed in 0"),
+        (("experiment=debug", "optimizer.lr=-1"), "optimizer is refused"),
+        (("experiment=debug", "trainer.precision=foo"), "trainer is refused"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

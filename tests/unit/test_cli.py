@@ -93,3 +93,14 @@ def test_a_circular_chain_of_errors_ends():
     error = OSError(2, "No such file or directory", "x")
     error.__cause__ = one
     assert "No such file" in cli.explain(error)
+
+
+def test_an_error_of_a_loaders_process_is_one_line():
+    text = "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\n"
+    error = InputError(f"{text}cropseg.core.errors.InputError: patch file is missing: a.npy. run prepare.py again\n")
+    assert cli.explain(error) == "error: patch file is missing: a.npy. run prepare.py again"
+
+
+def test_stopping_says_what_comes_next():
+    assert "run the same command to go on" in cli.explain(KeyboardInterrupt())
+    assert cli.explain(KeyboardInterrupt("training starts anew")) == "stopped: training starts anew"

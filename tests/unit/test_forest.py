@@ -351,3 +351,22 @@ def test_the_configs_compose_to_the_papers_forests(repo, tmp_path, model, count)
     assert built.forest.bootstrap
     assert built.forest.max_samples == 0.8
     assert len(Features(PAPER_BANDS, built.context, built.windows).names) == count
+
+
+def test_estimators_that_are_no_trees_and_classes_that_the_run_lacks_are_refused(run, tmp_path):
+    folder = copy(run, tmp_path)
+    x = np.random.default_rng(0).random((50, 26))
+    sly = RandomForestClassifier(2, max_depth=2, random_state=0).fit(x, [0, 1] * 25)
+    sly.estimators_[1] = 1
+    skops.io.dump(sly, folder / "forest.skops")
+    with pytest.raises(InputError, match="broken tree"):
+        load(folder, run[0].spec)
+    sly = RandomForestClassifier(2, max_depth=2, random_state=0).fit(x, [0, 11] * 25)
+    skops.io.dump(sly, folder / "forest.skops")
+    with pytest.raises(InputError, match="taxonomy lacks"):
+        load(folder, run[0].spec)
+
+
+def test_values_that_scikit_learn_refuses_are_named_by_their_group(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.forest is refused.*n_estimators"):
+        learner(trees=0).fit(Data(dataset), tmp_path)

@@ -145,3 +145,8 @@ def test_what_does_not_fit_is_refused():
         Dice(smooth=-1)
     with pytest.raises(ConfigError, match="same names"):
         WeightedSum({"ce": CrossEntropy()}, {"dice": 1.0})
+
+
+def test_a_term_that_does_not_say_its_sums_is_refused_not_left_out():
+    with pytest.raises(ConfigError, match="CrossEntropyLoss"):
+        WeightedSum({"ce": torch.nn.CrossEntropyLoss()}, {"ce": 1.0})

@@ -3,17 +3,19 @@
 import functools
 import json
 import math
+import shutil
+import signal
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 from factory import make_dataset
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.data.datamodule import CropDataModule
-from cropseg.learners import neural
 from cropseg.learners.callbacks import EpochLine, Projection, human
 from cropseg.learners.loggers import CsvLogger
 from cropseg.learners.neural import NeuralLearner, build_net, load
@@ -252,4 +254,92 @@ def test_what_is_wrong_is_said(dataset, tmp_path):
     made.net = UNet4LevelsGN
     with pytest.raises(ConfigError, match="_partial_"):
         made.fit(CropDataModule(dataset.root), tmp_path)
-    assert neural.versions()["cropseg"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"optimizer": functools.partial(torch.optim.Adam, lr=-1.0)}, "optimizer is refused: .*learning rate"),
+        ({"scheduler": functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=2)}, "scheduler is ref"),
+        ({"trainer": functools.partial(L.Trainer, accelerator="cpu", precision="foo")}, "trainer is refused: .*foo"),
+        ({"trainer": functools.partial(L.Trainer, accelerator="no_such")}, "trainer is refused: .*no_such"),
+        ({"trainer": functools.partial(L.Trainer, accelerator="cpu", max_epochs="abc")}, "whole number"),
+    ],
+    ids=["rate", "factor", "precision", "accelerator", "epochs"],
+)
+def test_values_that_a_library_refuses_are_named_by_their_group(dataset, tmp_path, change, says):
+    made = learner(tmp_path)
+    vars(made).update(change)
+    with pytest.raises(ConfigError, match=says):
+        made.fit(CropDataModule(dataset.root), tmp_path)
+
+
+def test_the_window_that_is_remembered_is_the_one_trained_on(dataset, tmp_path):
+    whole = learner(tmp_path / "whole", epochs=1).fit(CropDataModule(dataset.root), tmp_path / "whole")
+    crops = learner(tmp_path / "crops", epochs=1).fit(CropDataModule(dataset.root, train_crop=16), tmp_path / "crops")
+    assert (whole.spec.patch_size, crops.spec.patch_size) == (32, 16)
+
+
+def test_an_earlier_model_of_the_same_folder_is_not_passed_off_as_the_new_one(run, dataset, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(run[0], folder)
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "internal.json").write_text("{}")
+    made = learner(folder)
+    made.optimizer = functools.partial(torch.optim.Adam, lr=-1.0)
+    with pytest.raises(ConfigError):
+        made.fit(CropDataModule(dataset.root), folder)
+    assert not (folder / "spec.json").exists()
+    assert list((folder / "evaluation").iterdir()) == []
+
+
+def test_stopping_by_hand_says_what_comes_next(dataset, tmp_path):
+    class CtrlC(Callback):
+        def on_train_batch_end(self, *args):
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="training starts anew next time"):
+            learner(tmp_path, callbacks={"stop": CtrlC()}).fit(CropDataModule(dataset.root), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    assert not (tmp_path / "spec.json").exists()
+
+
+def test_what_lies_between_epochs_is_no_step(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("cropseg.learners.callbacks.time.perf_counter", lambda: clock[0])
+    trainer = SimpleNamespace(num_training_batches=2, num_val_batches=[3], max_epochs=10)
+    projection = Projection(steps=6)
+    for _ in range(3):
+        projection.on_train_epoch_start(trainer, None)
+        for batch in range(2):
+            clock[0] += 1.0
+            projection.on_train_batch_end(trainer, None, None, None, batch)
+        clock[0] += 100.0  # a validation
+    # 10 epochs of 2 training steps of 1 s and 3 validation steps of a third of that
+    assert capsys.readouterr().out.strip() == "1.00 s a step: 10 epochs of 2 steps take about 30 s"
+
+
+def test_weights_of_an_encoder_are_not_fetched_for_a_trained_run():
+    recipe = {"_target_": "cropseg.models.smp.SmpNet", "encoder_name": "resnet18", "encoder_weights": "imagenet"}
+    assert build_net(recipe, 10, 11, pretrained=False)
+    assert recipe["encoder_weights"] == "imagenet"
+
+
+@pytest.mark.parametrize("kept", ["{}", "[]", '{"confusion": [[1]], "epoch": 0}', '{"confusion": "x", "epoch": 0}'])
+def test_a_broken_validation_is_a_typed_error(run, tmp_path, kept):
+    (tmp_path / "weights.pt").write_bytes((run[0] / "weights.pt").read_bytes())
+    (tmp_path / "validation.json").write_text(kept)
+    with pytest.raises(InputError, match=r"validation\.json"):
+        load(tmp_path, run[1].spec)
+
+
+def test_the_rate_that_is_logged_is_the_one_its_epoch_was_trained_with(dataset, tmp_path):
+    made = learner(tmp_path, epochs=3, lr=1e-3)
+    made.scheduler = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
+    made.fit(CropDataModule(dataset.root, batch_size=4), tmp_path)
+    lines = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    rates = [float(line[lines[0].index("lr")]) for line in lines[1:]]
+    assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
