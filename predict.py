@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from cropseg import cli
-from cropseg.predict import find_product, map_product
+from cropseg.predict import find_product, map_product, reading_of
 from cropseg.runs import open_one
 from data_prep.align import AlignedProduct
 from data_prep.safe import open_product
@@ -18,7 +18,8 @@ def main(cfg: DictConfig) -> None:
     """Open the run and the product, map it."""
     run = open_one(cfg.run, cfg.paths.runs)
     path = find_product(cfg.product, Path(cfg.paths.cache), Path(cfg.paths.data))
-    with AlignedProduct(open_product(path), run.spec.bands, resolution=int(run.spec.resolution), **cfg.align) as scene:
+    reading = {"resolution": int(run.spec.resolution), **reading_of(run, cfg.align)}
+    with AlignedProduct(open_product(path), run.spec.bands, **reading) as scene:
         map_product(run, scene, cfg.out, Path(cfg.paths.root), **cfg.map)
 
 

@@ -146,7 +146,7 @@ def map_product(run: Run, scene: SceneReader, out: str | None, root: Path, **opt
         root: The project's folder.
         options: Those of :func:`predict_scene`.
     """
-    path = root / "outputs" / "maps" / f"{scene.name}_{run.name}.tif" if out is None else Path(out)
+    path = root / "outputs" / "maps" / f"{scene.name}_{run.name.replace('/', '_')}.tif" if out is None else Path(out)
     tags = {"RUN": run.name, "MODEL": run.model, **{f"VERSION_{k}": str(v) for k, v in run.spec.versions.items()}}
     result = predict_scene(run.predictor, scene, path, tags=tags, **options)
     hectares = (scene.grid.resolution / 100) ** 2
@@ -164,6 +164,23 @@ def map_product(run: Run, scene: SceneReader, out: str | None, root: Path, **opt
         if where is not None:
             say(f"{what}: {where}")
     return result
+
+
+def reading_of(run: Run, chosen: Mapping[str, str | None]) -> dict[str, str]:
+    """How to read a product for a run's model: as its training data was, unless something else is chosen.
+
+    An offset of 1000 too many or too few changes every label, and nothing else would tell.
+
+    Args:
+        run: The run.
+        chosen: Values by option; None stands for that of the training data, and for this project's usual one where
+            the dataset does not tell it.
+    """
+    usual = {"resampling": "bilinear", "boa_offset": "apply", **run.spec.reading}
+    for key, value in chosen.items():
+        if value is not None and key in run.spec.reading and value != run.spec.reading[key]:
+            warn(f"align.{key}={value}, but the model was trained with {run.spec.reading[key]}: labels may be wrong")
+    return {**usual, **{key: str(value) for key, value in chosen.items() if value is not None}}
 
 
 def tiles(length: int, size: int, overlap: int) -> list[tuple[int, int, int]]:

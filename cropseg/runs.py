@@ -3,7 +3,7 @@
 - ``spec.json``: what it learned from, and who can load it (ModelSpec);
 - ``weights.pt`` or ``forest.skops``: the weights, read by the loader that ``spec.json`` names;
 - ``.hydra/config.yaml``: the config that made it;
-- ``metrics.csv``: one or more rows an epoch (a forest has none);
+- ``metrics.csv``: one or more rows an epoch (a forest has a single one);
 - ``validation.json``: score and confusion matrix on the validation part;
 - ``evaluation/<set>.json``: Evaluation, one an evaluation set.
 """
@@ -146,7 +146,7 @@ class Run:
         spec: What it learned from.
         config: The config that made it, unresolved; empty if the folder has none.
         choices: Hydra's chosen option of each config group, such as ``{"model": "unet4gn"}``.
-        history: Columns of ``metrics.csv`` by name, one value an epoch, NaN where not logged; empty for a forest.
+        history: Columns of ``metrics.csv`` by name, one value an epoch, NaN where not logged; empty without it.
         validation: Content of ``validation.json``; empty if there is none.
         evaluations: By name of the evaluation set.
     """
@@ -161,8 +161,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
-        return self.path.name
+        """Name of the folder, behind that of its sweep: jobs of two sweeps have the same."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{path.name}" if (path.parent / "multirun.yaml").is_file() else path.name
 
     @property
     def model(self) -> str:
@@ -171,9 +172,11 @@ class Run:
 
     @property
     def dataset_root(self) -> Path | None:
-        """Folder of the training dataset according to the run's config; it may be gone."""
+        """Folder of the training dataset: where it lay then, or where the run's config says now; it may be gone."""
         root = OmegaConf.select(self.config, "dataset.root", default=None)
-        return None if root is None else Path(str(root))
+        known = [Path(str(one)) for one in (self.spec.dataset_root, root) if one]
+        there = [one for one in known if (one / "manifest.parquet").is_file()]
+        return next(iter([*there, *known]), None)
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -257,7 +260,10 @@ def open_one(run: object, folder: str | Path) -> Run:
 def label(run: Run, runs: Sequence[Run]) -> str:
     """What a table calls a run: its model, with the folder's name where another run has the same model."""
     twins = [other for other in runs if other.model == run.model]
-    return run.model if len(twins) <= 1 else f"{run.model} ({run.name})"
+    if len(twins) <= 1:
+        return run.model
+    named = [other for other in twins if other.name == run.name]
+    return f"{run.model} ({run.name if len(named) <= 1 else run.path})"
 
 
 def latest_run(folder: Path) -> Path:

@@ -130,7 +130,7 @@ def build_report(
         legend=[(crop.name, f"#{crop.color}") for crop in taxonomy.classes],
         unknown=f"rgb{figures.UNKNOWN}",
         datasets=_datasets(runs),
-        weights=[one for run in runs if (one := tables.weights(run, taxonomy.names)) is not None],
+        weights=[one for run in runs if (one := tables.weights(run, taxonomy.names, label(run, runs))) is not None],
         importances=_importances(runs),
         means=MEANS,
     )
@@ -188,11 +188,24 @@ def _claims(runs: Sequence[Run]) -> list[str]:
     claims.append(
         "One trained model a row, no interval: a difference between two rows speaks of these two fitted models only."
     )
-    claims.append("Test parts were used neither for training nor for choosing a checkpoint.")
+    claims.append(
+        "Part test of a run's own split was used neither for training nor for choosing a checkpoint. "
+        "Whether another evaluation set shares ground with the training part is not checked."
+    )
     for run in runs:
+        for one in run.evaluations.values():
+            if one.part != "test":
+                claims.append(
+                    f"Set {one.set} scores part {one.part}: what a model was trained on, or its checkpoint chosen by."
+                )
+            if one.dataset == run.spec.dataset and one.manifest_digest != run.spec.manifest_digest:
+                claims.append(
+                    f"Dataset {one.dataset} was prepared again between the training of {run.name} and its evaluation "
+                    f"on {one.set}: whether it was trained on these patches cannot be told."
+                )
         if not run.evaluations:
             claims.append(f"Run {run.name} has not been evaluated: python evaluate.py run={run.path}")
-    return claims
+    return list(dict.fromkeys(claims))
 
 
 def _glance(runs: Sequence[Run], name: str) -> Glance:
@@ -247,7 +260,7 @@ def _importances(runs: Sequence[Run]) -> list[Table]:
             content = storage.read_json(path)
             try:
                 ranked = {str(one["name"]): float(one["importance"]) for one in content["features"]}
-                found.append(tables.importances(run, str(content["kind"]), ranked))
+                found.append(tables.importances(label(run, runs), str(content["kind"]), ranked))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path} holds no feature importances", str(error), "train the run again") from error
     return found

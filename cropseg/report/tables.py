@@ -177,13 +177,13 @@ def parts(dataset: Dataset, split: str) -> Table:
     return Table(f"Split {split}", columns, rows, f"{unused:,} patches lie in the buffer and are used by none.")
 
 
-def weights(run: Run, names: Sequence[str]) -> Table | None:
-    """Class weights of the loss as the run's config gives them; None if it gives none."""
+def weights(run: Run, names: Sequence[str], model: str) -> Table | None:
+    """Class weights of the loss as the run's config gives them; None if it gives none. ``model`` is the run's label."""
     found = _class_values(run.config, len(names))
     if found is None:
         return None
     rows = tuple((name, f"{value:.3g}") for name, value in zip(names, found, strict=True))
-    return Table(f"Class weights of the loss, {run.model}", (Column("class", text=True), Column("weight")), rows)
+    return Table(f"Class weights of the loss, {model}", (Column("class", text=True), Column("weight")), rows)
 
 
 def _class_values(config: DictConfig, count: int) -> list[float] | None:
@@ -202,12 +202,12 @@ def _class_values(config: DictConfig, count: int) -> list[float] | None:
     return search(groups.get("loss"), "") or search(groups.get("model"), "")
 
 
-def importances(run: Run, kind: str, ranked: Mapping[str, float]) -> Table:
+def importances(model: str, kind: str, ranked: Mapping[str, float]) -> Table:
     """What a forest's decisions rest on."""
     rows = tuple((name, f"{value:.4f}") for name, value in sorted(ranked.items(), key=lambda item: -item[1]))
     note = f"{kind.capitalize()}, summing to 1. Correlated bands share what either would have alone."
     columns = (Column("feature", text=True), Column("importance"))
-    return Table(f"Feature importances, {run.model}", columns, rows, note)
+    return Table(f"Feature importances, {model}", columns, rows, note)
 
 
 def facts(run: Run) -> Table:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cropseg.core.errors import ConfigError, InputError, MismatchError, StorageError
-from cropseg.predict import find_product, map_product, predict_scene, tiles
+from cropseg.predict import find_product, map_product, predict_scene, reading_of, tiles
 from cropseg.runs import SIMULATED_NOTE, open_run
 
 
@@ -212,3 +212,13 @@ def test_a_run_maps_a_product_and_tells_where_things_are(tmp_path, capsys):
     assert "".join(str(result.path).split()) in text
     assert "sugarbeet" in text
     assert SIMULATED_NOTE in " ".join(shown.err.split())
+
+
+def test_a_product_is_read_as_the_training_data_was(tmp_path, capsys):
+    spec = spec_for(reading={"boa_offset": "ignore"})
+    run = open_run(make_run(tmp_path / "r", spec))
+    unset = {"resampling": None, "boa_offset": None}
+    assert reading_of(run, unset) == {"resampling": "bilinear", "boa_offset": "ignore"}
+    assert capsys.readouterr().err == ""
+    assert reading_of(run, {**unset, "boa_offset": "apply"})["boa_offset"] == "apply"
+    assert "trained with ignore" in capsys.readouterr().err

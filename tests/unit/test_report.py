@@ -230,3 +230,27 @@ def test_twins_are_told_apart_by_their_folder(tmp_path):
     twins = [open_run(make_run(tmp_path / name, spec_for(), model="unet")) for name in "ab"]
     assert [label(run, twins) for run in twins] == ["unet (a)", "unet (b)"]
     assert label(twins[0], twins[:1]) == "unet"
+
+
+def test_what_a_score_may_not_be_taken_for_is_claimed(tmp_path):
+    own = make_dataset(tmp_path / "own", n=10, size=32)
+    run = open_run(make_run(tmp_path / "r", spec_for(own), own))
+    with_predictor(run, Nearest(run.spec))
+    sets = [EvaluationSet("chosen_by", str(own.root), "location", part="val")]
+    evaluate_runs([run], sets)
+    words = Page(build_report([open_run(run.path)], tmp_path / "r.html", panels=0).read_text()).words
+    assert "Set chosen_by scores part val" in words
+    assert "prepared again" not in words
+    again = make_dataset(tmp_path / "again", n=10, size=32, seed=5)
+    evaluate_runs([run], [EvaluationSet("again", str(again.root), "location")])
+    words = Page(build_report([open_run(run.path)], tmp_path / "r.html", panels=0).read_text()).words
+    assert "Dataset tiny was prepared again between the training of r and its evaluation on again" in words
+
+
+def test_tables_of_twins_are_told_apart(tmp_path):
+    twins = [open_run(make_run(tmp_path / name, spec_for(), model="forest")) for name in "ab"]
+    for run in twins:
+        storage.write_json(run.path / "importances.json", IMPORTANCES)
+    words = Page(build_report(twins, tmp_path / "r.html").read_text()).words
+    assert "Feature importances, forest (a)" in words
+    assert "Feature importances, forest (b)" in words

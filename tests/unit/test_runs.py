@@ -1,15 +1,19 @@
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from factory import make_dataset
 from fakes import make_run, spec_for
 from omegaconf import OmegaConf
 
 from cropseg import metrics
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
-from cropseg.runs import SIMULATED_NOTE, Evaluation, latest_run, open_one, open_run, open_runs, read_history
+from cropseg.core.manifest import open_dataset
+from cropseg.predictor import ModelSpec
+from cropseg.runs import SIMULATED_NOTE, Evaluation, label, latest_run, open_one, open_run, open_runs, read_history
 
 
 def evaluation(**changes):
@@ -143,3 +147,34 @@ def test_what_must_stand_beside_a_score():
         "window 64 px, trained on 32 px",
         "part val, not test",
     )
+
+
+def test_jobs_of_two_sweeps_are_told_apart(tmp_path):
+    for sweep in ("x_sweep", "y_sweep"):
+        make_run(tmp_path / sweep / "0_unet", spec_for(), model="unet")
+        (tmp_path / sweep / "multirun.yaml").write_text("")
+    runs = open_runs([str(tmp_path / sweep / "0_unet") for sweep in ("x_sweep", "y_sweep")], tmp_path)
+    assert [run.name for run in runs] == ["x_sweep/0_unet", "y_sweep/0_unet"]
+    assert [label(run, runs) for run in runs] == ["unet (x_sweep/0_unet)", "unet (y_sweep/0_unet)"]
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_path(tmp_path):
+    runs = [open_run(make_run(tmp_path / place / "r", spec_for(), model="unet")) for place in "ab"]
+    assert len({label(run, runs) for run in runs}) == 2
+
+
+def test_a_run_in_the_present_folder_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_run(tmp_path / "r", spec_for()))
+    assert open_run(".").name == "r"
+
+
+def test_the_training_dataset_is_found_from_anywhere(tmp_path, monkeypatch):
+    data = make_dataset(tmp_path / "data" / "tiny", n=3, size=16)
+    monkeypatch.chdir(tmp_path)
+    spec = ModelSpec.of(open_dataset("data/tiny"), "location", loader="cropseg.x", model={}, versions={})
+    path = make_run(tmp_path / "r", spec, SimpleNamespace(root="data/tiny"))
+    monkeypatch.chdir(path)
+    assert open_run(path).dataset_root == data.root.resolve()
+    data.root.rename(tmp_path / "moved")
+    run = open_run(make_run(tmp_path / "r", spec, SimpleNamespace(root=tmp_path / "moved")))
+    assert run.dataset_root == tmp_path / "moved"
