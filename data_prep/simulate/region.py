@@ -76,6 +76,8 @@ class Settings:
             raise ConfigError("size of a simulated product", self.size, "give an even number from 60 to 10980 pixels")
         if not 0 < self.sparse_share <= 1:
             raise ConfigError("sparse_share of the simulation", self.sparse_share, "give a share above 0, at most 1")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError("seed of the simulation", self.seed, "give a whole number")
         if self.workers < 1:
             raise ConfigError("workers of the simulation", self.workers, "give at least 1")
         if not self.regions or len(set(self.regions)) != len(self.regions):

@@ -15,6 +15,7 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
 from data_prep import pipeline
+from data_prep.simulate.region import Settings
 from data_prep.simulate.writer import write_product
 from data_prep.subsets import from_config
 
@@ -170,3 +171,9 @@ def test_a_source_without_anything_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.sources.Local.search", lambda *_: [])
     with pytest.raises(InputError, match=r"has no product of 2022-04 and later there.*source\.collection"):
         pipeline.run(config(*own(tmp_path, "select=none")))
+
+
+@pytest.mark.parametrize("seed", ["x", 1.5, True])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ConfigError, match="seed of the simulation"):
+        Settings(seed=seed)

@@ -1,9 +1,11 @@
 """Work over processes: no more tasks are taken than there is room for."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cropseg.core.errors import StorageError
 from data_prep.parallel import map_ahead, mapping
 
 
@@ -38,3 +40,8 @@ def test_one_worker_is_this_process():
     with mapping(1) as mapped:
         list(mapped(done.append, [1, 2]))
     assert done == [1, 2]
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line():
+    with pytest.raises(StorageError, match="fewer workers"), mapping(2) as mapped:
+        list(mapped(os._exit, [9, 9, 9]))
