@@ -40,10 +40,10 @@ demo: $(VENV)/.base ## the whole way, from parcels to a crop map and a report, o
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash demo.sh
 
 test: $(VENV)/.test ## install and run the tests (under 10 minutes on 2 cores)
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" --cov --cov-report=term
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" --durations=15 --cov --cov-report=term
 
 test-slow: $(VENV)/.test ## only the tests marked slow, added to the coverage of the last `make test`
-	$(BIN)/pytest -n $(WORKERS) -m slow --cov --cov-append --cov-report=term
+	$(BIN)/pytest -n $(WORKERS) -m slow --cov --cov-append --cov-report=term --cov-fail-under=90 --durations=15
 
 test-all: $(VENV)/.test ## every test (under 35 minutes on 2 cores)
 	$(BIN)/pytest -n $(WORKERS) --cov --cov-report=term --cov-fail-under=90
