@@ -89,6 +89,8 @@ class Fetcher:
         asset = product.assets.get("Product")
         if asset is None or not product.uuid:
             raise SourceError("the catalogue gives no archive for product", product.name, "choose another collection")
+        if asset.checksum is not None:
+            _kind(asset.checksum)  # before a gigabyte is fetched that cannot be checked
         part = self._cache / ".parts" / f"{product.name}.{(asset.checksum or 'unknown')[-16:]}.part"
         self._check_space(asset)
         say(f"downloading {product.name}" + (f" ({asset.size / 1e6:,.0f} MB)" if asset.size else ""))
@@ -197,14 +199,20 @@ def wrong(path: Path, asset: Asset) -> str:
         return f"{size} of {asset.size} bytes arrived"
     if asset.checksum is None:
         return "" if zipfile.is_zipfile(path) else "what arrived is not a zip archive"
-    prefix = next((p for p in MULTIHASHES if asset.checksum.startswith(p)), None)
-    if prefix is None:
-        raise SourceError(
-            "checksum of an unknown kind in the catalogue", asset.checksum[:6], f"known: {', '.join(MULTIHASHES)}"
-        )
+    prefix = _kind(asset.checksum)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, MULTIHASHES[prefix]).hexdigest()
     return "" if digest == asset.checksum.removeprefix(prefix) else "its checksum is not the catalogue's"
+
+
+def _kind(checksum: str) -> str:
+    """The multihash prefix of a checksum."""
+    prefix = next((p for p in MULTIHASHES if checksum.startswith(p)), None)
+    if prefix is None:
+        raise SourceError(
+            "checksum of an unknown kind in the catalogue", checksum[:6], f"known: {', '.join(MULTIHASHES)}"
+        )
+    return prefix
 
 
 def unpack(archive: Path, folder: Path, name: str) -> Path:

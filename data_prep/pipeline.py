@@ -207,7 +207,7 @@ def fetch_products(
     needed = sorted({unit.product for unit in units if not is_done(recipe.root, unit)})
     sizes = [asset.size or 0 for name in needed for asset in products[name].assets.values()]
     if sum(sizes):
-        say(f"{len(needed)} products of {sum(sizes) / 1e9:,.1f} GB in all are needed; the cache is looked at first")
+        say(f"products needed: {len(needed):,}, {sum(sizes) / 1e9:,.1f} GB in all, less what the cache has")
     with ThreadPoolExecutor(source.connections) as pool:
         found = list(track(pool.map(lambda name: source.fetch(products[name]), needed), "fetching", len(needed)))
     done = len(products) - len(needed)

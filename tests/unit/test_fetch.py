@@ -299,6 +299,9 @@ def test_unknown_checksums_and_products_without_archive(tmp_path):
     with serving(Service()) as server:
         with pytest.raises(SourceError, match="unknown kind"):
             fetcher(server.url, tmp_path).fetch(product(checksum="9999" + "0" * 32))
+        with pytest.raises(SourceError, match="unknown kind"):  # in recorded items: md5 by name, 32 bytes long
+            fetcher(server.url, tmp_path).fetch(product(checksum="d50120" + "0" * 64))
+        assert not [request for request in server.requests if request.method == "GET"]  # nothing was downloaded
         bare = Product(NAME, "", datetime(2022, 5, 1, tzinfo=UTC), "33UXP", 1, "05.10", "EPSG:32633", {}, {})
         with pytest.raises(SourceError, match="gives no archive"):
             fetcher(server.url, tmp_path).fetch(bare)
