@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset
 
 
@@ -74,7 +75,8 @@ class PatchDataset(TorchDataset[Sample]):
         """Read, crop and draw the symmetry of one patch.
 
         Raises:
-            InputError: A file is missing or broken, or image and mask differ in size.
+            InputError: A file is missing or broken, image and mask differ in size, or the mask holds a label that is
+                no class: a loss would read beyond its weights.
         """
         row, epoch = key
         image, mask = self.dataset.image(row), self.dataset.mask(row)
@@ -83,6 +85,11 @@ class PatchDataset(TorchDataset[Sample]):
             raise InputError(
                 f"image and mask of patch {name} differ in size", (image.shape, mask.shape), "prepare it again"
             )
+        classes = len(self.dataset.spec.taxonomy)
+        unknown = np.flatnonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1)[classes:IGNORE]) + classes
+        if unknown.size:
+            name = self.dataset.manifest["id"][row].as_py()
+            raise InputError(f"mask of patch {name} has labels that are no class", unknown.tolist(), "prepare it again")
         random = random_of(self.seed, epoch, row)
         if self.crop is not None:
             top, left = (int(random.integers(0, length - self.crop + 1)) for length in mask.shape)

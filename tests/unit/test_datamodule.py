@@ -135,3 +135,10 @@ def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path):
     np.save(tmp_path / "bad" / dataset.manifest["mask"][0].as_py(), np.zeros((16, 15), np.uint8))
     with pytest.raises(InputError, match="differ in size"):
         PatchDataset(dataset)[0, 0]
+
+
+def test_a_label_that_is_no_class_is_refused_before_a_loss_sees_it(tmp_path):
+    dataset = make_dataset(tmp_path / "bad", n=3, size=16)
+    np.save(tmp_path / "bad" / dataset.manifest["mask"][0].as_py(), np.full((16, 16), 11, np.uint8))
+    with pytest.raises(InputError, match=r"no class: \[11\]"):
+        PatchDataset(dataset)[0, 0]
