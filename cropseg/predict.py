@@ -206,8 +206,8 @@ def find_product(product: str | None, cache: Path, data: Path) -> Path:
     Raises:
         InputError: There is none; the message lists some that there are.
     """
-    # A download writes this record last: without it the product is not whole.
-    records = sorted(cache.glob("*/complete.json"))
+    # A download writes this record last: without it the product is not whole. Simulated products have a cache inside.
+    records = sorted((*cache.glob("*/complete.json"), *cache.glob("simulated-*/*/complete.json")))
     cached = {record.parent.name: record.parent / f"{record.parent.name}.SAFE" for record in records}
     shown = ", ".join(list(cached)[-5:]) or "none"
     remedy = f"give the path of a .SAFE folder, or one of the {len(cached)} products in {cache}: {shown}"

@@ -200,6 +200,10 @@ def test_products_are_found_by_path_name_and_dataset(tmp_path):
             find_product(wrong, cache, data)
     with pytest.raises(InputError, match="none"):
         find_product(names[0], tmp_path / "empty", data)
+    inner = tmp_path / "outer" / "simulated-0"
+    inner.parent.mkdir()
+    cache.rename(inner)  # where source=embedded keeps its products
+    assert find_product("unseen", inner.parent, data).parent.parent == inner
 
 
 def test_a_run_maps_a_product_and_tells_where_things_are(tmp_path, capsys):
