@@ -8,7 +8,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# One thread a process: two workers of pytest-xdist on two cores otherwise wait for each other's spinning OpenMP threads.
+# One thread a process: two workers of pytest-xdist on two cores otherwise wait for each other's spinning threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
