@@ -149,7 +149,9 @@ class Dataset:
         path = self.root / "splits" / f"{split}.parquet"
         if not path.is_file():
             known = sorted(p.stem for p in path.parent.glob("*.parquet")) if path.parent.is_dir() else []
-            raise InputError(f"dataset {self.root} has no split", split, f"it has: {', '.join(known) or 'none'}")
+            names = ", ".join(known) or "none"
+            remedy = f"it has: {names}; prepare.py stage=split split={split} adds one to a finished dataset"
+            raise InputError(f"dataset {self.root} has no split", split, remedy)
         rows = pq.read_table(path, columns=["id", "part"])
         part_of = dict(zip(rows["id"].to_pylist(), rows["part"].to_pylist(), strict=True))
         ids = self.manifest["id"].to_pylist()
