@@ -83,6 +83,17 @@ def test_it_beats_the_majority_class_on_held_out_patches(tmp_path):
     predictor = learner(tmp_path, epochs=10, lr=1e-2).fit(CropDataModule(made.root, batch_size=2), tmp_path)
     confusion = predictor.confusion
     assert scores(confusion)["pixel_accuracy"] > confusion.sum(axis=1).max() / confusion.sum() + 0.1
+    # Truth moved by a few pixels against the image costs score, the more the further.
+    rows = CropDataModule(made.root, batch_size=2)
+    rows.setup()
+    held_out = rows.parts["test"]
+    predicted = predictor.labels(np.stack([made.image(int(row)) for row in held_out]))
+    truth = np.stack([made.mask(int(row)) for row in held_out])
+    shifted = [
+        scores(confusion_matrix(np.roll(truth, pixels, axis=2), predicted, len(made.spec.taxonomy)))["miou_present"]
+        for pixels in (0, 2, 6)
+    ]
+    assert shifted[0] > shifted[1] > shifted[2]
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(dataset, tmp_path):
