@@ -23,15 +23,19 @@ $(VENV)/.base: $(BIN)/uv pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(INSTALL) --editable '.[test,sweep]'
+	$(INSTALL) --editable '.[test,sweep,mlflow,export]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(INSTALL) --editable '.[test,sweep,lint]'
+	$(INSTALL) --editable '.[test,sweep,mlflow,export,lint]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.base
 	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	$(INSTALL) --editable '.[bench]'
 	@touch $@
 
 setup: $(VENV)/.base ## install the commands into .venv

@@ -43,7 +43,12 @@ def random_of(seed: int, epoch: int, row: int) -> np.random.Generator:
     Keyed, not advanced: what a patch undergoes depends on nothing but these three, whatever the order of loading, the
     number of workers, or where a run was taken up again.
     """
-    return np.random.default_rng([seed, epoch, row])
+    return _random(seed, epoch, row)
+
+
+def _random(seed: int, *key: int) -> np.random.Generator:
+    # Keys of different length make different streams; plain lists of numbers would be padded with zeros.
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 class PatchDataset(TorchDataset[Sample]):
@@ -129,5 +134,5 @@ class EpochSampler(Sampler[Key]):
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Key]:
-        rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
+        rows = _random(self.seed, self.epoch).permutation(self.rows) if self.shuffle else self.rows
         return iter([(int(row), self.epoch) for row in rows])
