@@ -74,7 +74,7 @@ def test_a_sweep_over_nets_and_forests_and_seeds(train):
     runs = train("model=unet4gn_small,rf_spectral", "-m", "seed=1,2", "epochs=1")
     assert [run.name for run in runs] == ["0_unet4gn_small", "1_unet4gn_small", "2_rf_spectral", "3_rf_spectral"]
     found = [json.loads((run / "spec.json").read_text())["loader"] for run in runs]
-    assert found == ["cropseg.learners.neural.load"] * 2 + ["cropseg.learners.forest.load"] * 2
+    assert found == ["cropseg.learners.network.load"] * 2 + ["cropseg.learners.forest.load"] * 2
     scores = [json.loads((run / "validation.json").read_text())["miou_present"] for run in runs]
     assert scores[0] != scores[1]  # the seed matters
 

@@ -18,7 +18,8 @@ from cropseg.core.errors import ConfigError, InputError
 from cropseg.data.datamodule import CropDataModule
 from cropseg.learners.callbacks import EpochLine, Projection, human
 from cropseg.learners.loggers import CsvLogger
-from cropseg.learners.neural import NeuralLearner, build_net, load
+from cropseg.learners.network import build_net, load
+from cropseg.learners.neural import NeuralLearner
 from cropseg.losses import CrossEntropy, Dice, WeightedSum
 from cropseg.metrics import confusion_matrix, scores
 from cropseg.models.unet4gn import UNet4LevelsGN
@@ -110,7 +111,7 @@ def test_a_run_is_complete_and_loads_to_the_same_answers(run, dataset):
     folder, predictor = run
     spec = ModelSpec.from_dict(json.loads((folder / "spec.json").read_text()))
     assert spec == predictor.spec
-    assert spec.loader == "cropseg.learners.neural.load"
+    assert spec.loader == "cropseg.learners.network.load"
     assert (spec.bands, spec.manifest_digest, spec.simulated) == (dataset.spec.bands, dataset.digest, True)
     assert spec.model["net"]["_target_"] == "cropseg.models.unet4gn.UNet4LevelsGN"
     assert {"commit", "torch", "python"} <= set(spec.versions)
