@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -26,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from cropseg import metrics
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.progress import warn
 from cropseg.predictor import ModelSpec, Predictor
 
 Protocol = Literal["all", "crop"]
@@ -44,6 +47,9 @@ MEANS: Final[Mapping[str, tuple[str, str]]] = {
     "mean_class_accuracy": ("class acc.", "recall averaged over classes with at least one truth pixel"),
 }
 """The scores that tables show: key of :func:`cropseg.metrics.scores`, heading, and the rule for absent classes."""
+
+NOT_OF_A_MODEL: Final = ("seed", "paths", "run_dir", "resume", "hydra")
+"""Keys of a run's config in which two runs of one model may differ and be compared over seeds."""
 
 SIMULATED_NOTE: Final = "simulated: measures the software, not crop mapping"
 """Stands beside every number measured on simulated pixels."""
@@ -171,6 +177,12 @@ class Run:
         return str(self.choices.get("model", self.name))
 
     @property
+    def seed(self) -> int | None:
+        """The seed it was trained with; None where its config does not tell."""
+        seed = OmegaConf.select(self.config, "seed", default=None)
+        return None if seed is None else int(seed)
+
+    @property
     def dataset_root(self) -> Path | None:
         """Folder of the training dataset: where it lay then, or where the run's config says now; it may be gone."""
         root = OmegaConf.select(self.config, "dataset.root", default=None)
@@ -229,6 +241,8 @@ def open_run(path: str | Path) -> Run:
 def open_runs(run: object, folder: str | Path) -> list[Run]:
     """Open what the option ``run`` names: a path, ``latest``, or a list of them.
 
+    The folder of a sweep stands for its finished jobs.
+
     Args:
         run: Value of the option.
         folder: Where runs lie; ``latest`` is the one there that finished last.
@@ -242,7 +256,46 @@ def open_runs(run: object, folder: str | Path) -> list[Run]:
     names = [str(run)] if isinstance(run, str | Path) else [str(one) for one in _listed(run)]
     if not names:
         raise ConfigError("run names nothing", names, "give run=latest or run=<folder that train.py named>")
-    return [open_run(latest_run(Path(folder)) if name == "latest" else name) for name in dict.fromkeys(names)]
+    paths = [path for name in names for path in ([latest_run(Path(folder))] if name == "latest" else finished(name))]
+    return [open_run(path) for path in dict.fromkeys(paths)]
+
+
+def finished(path: str | Path) -> list[Path]:
+    """The runs that a folder stands for: itself, or the finished jobs of a sweep by their number.
+
+    Jobs of a sweep that did not finish are told of and left out.
+    """
+    path = Path(path)
+    if (path / "spec.json").is_file():
+        return [path]
+    jobs = [one for one in path.glob("*") if (one / ".hydra").is_dir() or (one / "spec.json").is_file()]
+    done = [one for one in jobs if (one / "spec.json").is_file()]
+    if not done:
+        return [path]
+    if left := sorted(one.name for one in jobs if one not in done):
+        warn(f"{path}: {len(left)} of {len(jobs)} jobs have not finished and are left out: {', '.join(left)}")
+    return sorted(done, key=lambda one: (int((re.findall(r"^\d+", one.name) or [-1])[0]), one.name))
+
+
+def seed_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ in nothing but their seed, together; groups and their members as they come in ``runs``.
+
+    Composed configs, training data and split are compared; where a run was written does not count. A run without a
+    config is alone. Of two runs with the same config and seed, the second opens a group of its own, so that no seed
+    counts twice in a mean.
+    """
+    groups: list[tuple[str, list[Run]]] = []
+    for run in runs:
+        config = OmegaConf.to_container(run.config, resolve=False)
+        rest = {str(k): v for k, v in config.items() if k not in NOT_OF_A_MODEL} if isinstance(config, dict) else {}
+        key = json.dumps([rest, run.model, run.spec.manifest_digest, run.spec.split], sort_keys=True) if rest else ""
+        fitting = (group for known, group in groups if known == key and all(one.seed != run.seed for one in group))
+        group = next(fitting, None) if rest and run.seed is not None else None
+        if group is None:
+            groups.append((key, [run]))
+        else:
+            group.append(run)
+    return [group for _, group in groups]
 
 
 def open_one(run: object, folder: str | Path) -> Run:

@@ -13,7 +13,17 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
 from cropseg.predictor import ModelSpec
-from cropseg.runs import SIMULATED_NOTE, Evaluation, label, latest_run, open_one, open_run, open_runs, read_history
+from cropseg.runs import (
+    SIMULATED_NOTE,
+    Evaluation,
+    label,
+    latest_run,
+    open_one,
+    open_run,
+    open_runs,
+    read_history,
+    seed_groups,
+)
 
 
 def evaluation(**changes):
@@ -161,6 +171,45 @@ def test_jobs_of_two_sweeps_are_told_apart(tmp_path):
 def test_runs_of_the_same_name_are_told_apart_by_their_path(tmp_path):
     runs = [open_run(make_run(tmp_path / place / "r", spec_for(), model="unet")) for place in "ab"]
     assert len({label(run, runs) for run in runs}) == 2
+
+
+def test_a_sweep_stands_for_its_finished_jobs_by_their_number(tmp_path, capsys):
+    for job in ("10_unet", "9_unet", "0_rf"):
+        make_run(tmp_path / "sweep" / job, spec_for(), model=job.split("_")[1])
+    (tmp_path / "sweep" / "11_unet" / ".hydra").mkdir(parents=True)
+    (tmp_path / "sweep" / "curves").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").write_text("")
+    runs = open_runs(str(tmp_path / "sweep"), tmp_path)
+    assert [run.path.name for run in runs] == ["0_rf", "9_unet", "10_unet"]
+    assert "1 of 4 jobs have not finished and are left out: 11_unet" in " ".join(capsys.readouterr().err.split())
+    again = open_runs([str(tmp_path / "sweep"), str(tmp_path / "sweep" / "9_unet")], tmp_path)
+    assert [run.path.name for run in again] == ["0_rf", "9_unet", "10_unet"]
+    with pytest.raises(ConfigError, match="one run"):
+        open_one(str(tmp_path / "sweep"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"spec\.json is missing"):
+        open_runs(str(tmp_path / "empty"), tmp_path)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_a_group(tmp_path):
+    def one(name, seed, model="unet", spec=None, **config):
+        values = {"seed": seed, "run_dir": str(tmp_path / name), "paths": {"root": name}, "epochs": 2, **config}
+        return make_run(tmp_path / name, spec or spec_for(), model=model, **values)
+
+    paths = [
+        one("a", 0),
+        one("forest", 0, "forest"),
+        one("b", 1),
+        one("longer", 2, epochs=3),
+        one("other_data", 2, spec=spec_for(manifest_digest="1" * 64)),
+        one("c", 7),
+        one("a_again", 0),
+        make_run(tmp_path / "no_seed", spec_for(), model="unet"),
+    ]
+    groups = seed_groups(open_runs([str(path) for path in paths], tmp_path))
+    assert [[run.name for run in group] for group in groups] == [
+        ["a", "b", "c"], ["forest"], ["longer"], ["other_data"], ["a_again"], ["no_seed"],
+    ]  # fmt: skip
 
 
 def test_a_run_in_the_present_folder_has_a_name(tmp_path, monkeypatch):
