@@ -94,11 +94,12 @@ class CropDataModule(L.LightningDataModule):
                 None,
                 "choose another split or prepare more",
             )
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         options: dict[str, Any] = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
         return DataLoader(
             patches,
             batch_size=self.batch_size,
-            sampler=EpochSampler(rows, shuffle=shuffle, seed=self.seed),
+            sampler=EpochSampler(rows, shuffle=shuffle, seed=self.seed, rank=rank, world=world),
             num_workers=self.num_workers,
             **options,
         )

@@ -110,29 +110,80 @@ class PatchDataset(TorchDataset[Sample]):
 
 
 class EpochSampler(Sampler[Key]):
-    """Each row once an epoch, in an order drawn from (seed, epoch), or ascending.
+    """The rows of one process in one epoch, each with its epoch.
 
-    Lightning calls :meth:`set_epoch` before each epoch.
+    Lightning calls :meth:`set_epoch` before each epoch. All processes draw the same order from (seed, epoch) and take
+    every ``world``-th row of it, so that the ``k``-th batches of all of them together are the ``k``-th batch of one
+    process with ``world`` times the batch size.
+
+    * Shuffled rows (training): each process gets equally many; up to ``world - 1`` rows at the end of the order are
+      left out of this epoch.
+    * Rows as they stand (validation): each comes once, none twice; some processes may get one row less.
 
     Args:
         rows: Rows of the manifest.
         shuffle: Whether to draw the order.
         seed: Of the order.
+        weights: Weight of each row, float (rows,), at least 0. As many rows as there are are then drawn with
+            replacement, each with probability weight / Σ weights; None takes each row once.
+        rank: Number of this process.
+        world: Number of processes.
+
+    Raises:
+        ConfigError: ``weights`` are of another length, negative, not finite or all 0, or stand beside rows that are not
+            shuffled.
+        InputError: There are fewer rows than processes.
     """
 
-    def __init__(self, rows: Sequence[int] | npt.NDArray[np.int64], *, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self,
+        rows: Sequence[int] | npt.NDArray[np.int64],
+        *,
+        shuffle: bool,
+        seed: int,
+        weights: npt.NDArray[np.float64] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
         self.shuffle = shuffle
         self.seed = seed
+        self.probabilities = None if weights is None else self._probabilities(np.asarray(weights, dtype=np.float64))
+        self.rank = rank
+        self.world = world
         self.epoch = 0
+        if len(self.rows) < world:
+            raise InputError(f"fewer patches than the {world} processes", len(self.rows), "use fewer devices")
+
+    def _probabilities(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        total = weights.sum()
+        usable = weights.shape == self.rows.shape and np.isfinite(total) and (weights >= 0).all() and total > 0
+        if not usable or not self.shuffle:
+            raise ConfigError(
+                "weights of patches must be finite, at least 0 and not all 0, one for each shuffled row",
+                f"{weights.shape} for {len(self.rows)} rows",
+                "see conf/sampling",
+            )
+        probabilities: npt.NDArray[np.float64] = weights / total
+        return probabilities
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows)
+        if self.shuffle:
+            return len(self.rows) // self.world
+        return len(range(self.rank, len(self.rows), self.world))
 
     def __iter__(self) -> Iterator[Key]:
-        rows = _random(self.seed, self.epoch).permutation(self.rows) if self.shuffle else self.rows
+        rows = self._order()[self.rank :: self.world][: len(self)]
         return iter([(int(row), self.epoch) for row in rows])
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        if not self.shuffle:
+            return self.rows
+        random = _random(self.seed, self.epoch)
+        if self.probabilities is None:
+            return random.permutation(self.rows)
+        return random.choice(self.rows, size=len(self.rows), p=self.probabilities)

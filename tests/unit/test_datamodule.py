@@ -1,5 +1,7 @@
 """Loaders: what a batch holds, and that it depends on (seed, epoch, patch) and on nothing else."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,44 @@ def test_order_is_a_permutation_that_follows_seed_and_epoch():
     sampler.set_epoch(1)
     assert [row for row, _ in sampler] != [row for row, _ in first]
     assert {epoch for _, epoch in sampler} == {1}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("weights", [None, np.arange(11.0)])
+def test_processes_share_a_training_epoch_as_one_process_would_batch_it(world, weights):
+    whole = EpochSampler(np.arange(11), shuffle=True, seed=1, weights=weights)
+    shares = [
+        EpochSampler(np.arange(11), shuffle=True, seed=1, weights=weights, rank=r, world=world) for r in range(world)
+    ]
+    for sampler in (whole, *shares):
+        sampler.set_epoch(2)
+    assert {len(list(share)) for share in shares} == {len(shares[0])} == {11 // world}
+    together = [key for step in zip(*shares, strict=True) for key in step]
+    assert together == list(whole)[: len(together)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_processes_share_a_validation_without_padding_or_duplicates(world):
+    shares = [EpochSampler(np.arange(11), shuffle=False, seed=1, rank=r, world=world) for r in range(world)]
+    assert sorted(row for share in shares for row, _ in share) == list(range(11))
+    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+
+
+def test_what_cannot_be_shared_or_drawn_is_refused():
+    with pytest.raises(InputError, match="fewer patches than the 3 processes: 2"):
+        EpochSampler([4, 5], shuffle=False, seed=0, world=3)
+    for weights in ([1.0], [1.0, -1.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]):
+        with pytest.raises(ConfigError, match="weights of patches"):
+            EpochSampler([4, 5], shuffle=True, seed=0, weights=np.array(weights))
+    with pytest.raises(ConfigError, match="shuffled"):
+        EpochSampler([4, 5], shuffle=False, seed=0, weights=np.ones(2))
+
+
+def test_the_loaders_of_a_trainer_of_several_processes_are_shares(root):
+    data = module(root)
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)
+    assert [row for row, _ in data.val_dataloader().sampler] == data.parts["val"].tolist()[1::2]
+    assert len(data.train_dataloader().sampler) == len(data.parts["train"]) // 2
 
 
 def test_what_is_wrong_is_said(root, tmp_path):
