@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,6 +43,14 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def value(self, sums: Sums) -> Tensor:
         """The loss, a scalar, of sums from any number of batches."""
+
+    def resolve(self, counts: npt.ArrayLike) -> None:  # noqa: B027 - most losses leave nothing open
+        """Settle what the arguments left to the training part, such as class weights by a formula; once, before use.
+
+        Args:
+            counts: Labelled pixels of the training part per class, int (classes,), or of each of its patches,
+                int (patches, classes).
+        """
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of one batch; arguments as for :meth:`sums`."""
@@ -166,6 +175,11 @@ class WeightedSum(Loss):
         """Σ weight · value of the term."""
         values = [self.weights[name] * term.value(_below(sums, name)) for name, term in self._named()]
         return torch.stack(values).sum()
+
+    def resolve(self, counts: npt.ArrayLike) -> None:
+        """Settle every term."""
+        for _, term in self._named():
+            term.resolve(counts)
 
     def _named(self) -> list[tuple[str, Loss]]:
         return [(name, term) for name, term in self.terms.items() if isinstance(term, Loss)]
