@@ -6,12 +6,13 @@ import functools
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from cropseg.core.errors import ConfigError
+from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import NODATA_RULES, NoData
@@ -30,6 +32,14 @@ from cropseg.learners.versions import versions
 from cropseg.losses import Loss
 from cropseg.metrics import Confusion
 from cropseg.predictor import ModelSpec
+
+
+class Init(Protocol):
+    """Gives a fresh network weights to start from."""
+
+    def apply(self, net: nn.Module, spec: DatasetSpec) -> None:
+        """Change the weights of a network built for ``spec`` in place."""
+        ...
 
 
 class NeuralLearner:
@@ -45,6 +55,11 @@ class NeuralLearner:
         callbacks: Lightning callbacks, by name.
         logger: Lightning loggers, by name.
         nodata: What the network sees where there is no data, :func:`cropseg.data.fill.model_input`.
+        choose_by: What the checkpoint that becomes the run was kept by: the ``monitor`` of one of ``callbacks``.
+        channels_last: Whether images and weights lie in memory channel by channel of a pixel, which tensor cores like.
+        compile: Whether ``torch.compile`` makes the network faster, at the cost of some minutes at the start.
+        init: Where the weights start; None draws them at random.
+        resume: Whether to go on from what a killed run left in the run folder, if it left anything.
         note: Said when training starts, such as that this is not the paper's size.
         seed: Of the weights and of dropout.
     """
@@ -59,6 +74,11 @@ class NeuralLearner:
         callbacks: Mapping[str, Callback] | None = None,
         logger: Mapping[str, Logger] | None = None,
         nodata: NoData = "fill",
+        choose_by: str = "val_loss",
+        channels_last: bool = False,
+        compile: bool = False,  # noqa: A002 - its name in PyTorch
+        init: Init | None = None,
+        resume: bool | None = False,
         note: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -76,6 +96,11 @@ class NeuralLearner:
         self.callbacks = callbacks or {}
         self.logger = logger or {}
         self.nodata: NoData = nodata
+        self.choose_by = choose_by
+        self.channels_last = channels_last
+        self.compile = compile
+        self.init = init
+        self.resume = bool(resume)
         self.note = note
         self.seed = seed
 
@@ -103,6 +128,10 @@ class NeuralLearner:
         recipe = recipe_of(self.net)
         torch.manual_seed(self.seed)
         net = build_net(recipe, len(dataset.spec.bands), len(dataset.spec.taxonomy))
+        if self.init is not None:
+            self.init.apply(net, dataset.spec)
+        counts = np.array([dataset.manifest["counts"][int(row)].as_py() for row in data.parts["train"]])
+        self.loss.resolve(counts)
         module = SegmentationModule(
             net,
             self.loss,
@@ -121,10 +150,10 @@ class NeuralLearner:
         with _quiet():
             trainer = self._trainer(run_dir)
             try:
-                trainer.fit(module, data.train_dataloader(), data.val_dataloader())
+                trainer.fit(module, datamodule=data)
             except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
                 raise KeyboardInterrupt(f"training starts anew next time; what it left is in {run_dir}") from error
-        confusion, epoch = _choose(trainer, module)
+        confusion, epoch = _choose(trainer, module, self.choose_by)
         predictor = NeuralPredictor(
             net=net,
             spec=ModelSpec.of(
@@ -158,6 +187,9 @@ class NeuralLearner:
             )
         if trainer.max_epochs is not None and not isinstance(trainer.max_epochs, int):
             raise ConfigError("epochs must be a whole number", trainer.max_epochs, "set epochs=24, say")
+        monitors = [str(getattr(c, "monitor", None)) for c in trainer.checkpoint_callbacks]
+        if monitors and self.choose_by not in monitors:
+            raise ConfigError("choose_by must be what a checkpoint is kept by", self.choose_by, f"here: {monitors}")
         return trainer
 
 
@@ -180,13 +212,13 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _choose(trainer: L.Trainer, module: SegmentationModule) -> tuple[Confusion, int]:
-    """Put the best checkpoint's weights into the module; its validation matrix and epoch."""
-    best: Sequence[str] = [
-        str(path) for c in trainer.checkpoint_callbacks if (path := getattr(c, "best_model_path", "")) != ""
-    ]
-    if best:
-        checkpoint = torch.load(best[0], map_location="cpu", weights_only=True)
+def _choose(trainer: L.Trainer, module: SegmentationModule, choose_by: str) -> tuple[Confusion, int]:
+    """Put the chosen checkpoint's weights into the module; its validation matrix and epoch."""
+    best = {
+        str(getattr(c, "monitor", None)): str(getattr(c, "best_model_path", "")) for c in trainer.checkpoint_callbacks
+    }
+    if best.get(choose_by):
+        checkpoint = torch.load(best[choose_by], map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"])
         return checkpoint["val_confusion"].numpy(), int(checkpoint["epoch"])
     if module.validation is None:

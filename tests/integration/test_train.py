@@ -48,7 +48,7 @@ def test_debug_experiment_leaves_a_finished_run(train, capsys):
         "checkpoints",
         "tensorboard",
     } <= names
-    assert {"best.ckpt", "last.ckpt"} == {path.name for path in (run / "checkpoints").iterdir()}
+    assert {"best.ckpt", "best_miou.ckpt", "last.ckpt"} == {path.name for path in (run / "checkpoints").iterdir()}
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1"]
