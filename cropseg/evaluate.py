@@ -17,7 +17,8 @@ from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.predictor import Predictor
-from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Run, format_score, label
+from cropseg.runs import Run, label
+from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
 
 
 @dataclass(frozen=True)

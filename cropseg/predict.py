@@ -35,7 +35,8 @@ from cropseg.core.scene import SceneReader, UInt8Array, UInt16Array
 from cropseg.core.taxonomy import Taxonomy
 from cropseg.core.tiling import Window, starts
 from cropseg.predictor import Predictor
-from cropseg.runs import SIMULATED_NOTE, Run
+from cropseg.runs import Run
+from cropseg.scores import SIMULATED_NOTE
 
 COG: Final = {"driver": "COG", "compress": "DEFLATE", "blocksize": 256, "overviews": "AUTO", "num_threads": 1}
 """Creation options; one thread, so that a map's bytes do not depend on the machine."""

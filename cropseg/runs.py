@@ -5,7 +5,7 @@
 - ``.hydra/config.yaml``: the config that made it;
 - ``metrics.csv``: one or more rows an epoch (a forest has a single one);
 - ``validation.json``: score and confusion matrix on the validation part;
-- ``evaluation/<set>.json``: Evaluation, one an evaluation set.
+- ``evaluation/<key>.json``: Evaluation, one an evaluation set and way of predicting.
 """
 
 from __future__ import annotations
@@ -16,131 +16,23 @@ import math
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
-from cropseg import metrics
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import warn
 from cropseg.predictor import ModelSpec, Predictor
-
-Protocol = Literal["all", "crop"]
-PROTOCOLS: Final[Mapping[Protocol, str]] = {"all": "all valid pixels", "crop": "labelled crop pixels"}
-"""Both protocols, as people are told of them."""
-
-MEANS: Final[Mapping[str, tuple[str, str]]] = {
-    "miou": ("mIoU all", "divided by every class of the taxonomy; an absent class counts 0"),
-    "miou_present": ("mIoU present", "classes with at least one truth pixel; absent ones left out"),
-    "miou_union": ("mIoU union", "classes with a truth or a predicted pixel; others left out"),
-    "miou_foreground": (
-        "mIoU crops",
-        "crops without background, on all pixels; an absent crop counts 0",
-    ),
-    "pixel_accuracy": ("pixel acc.", "correct pixels of all counted pixels"),
-    "mean_class_accuracy": ("class acc.", "recall averaged over classes with at least one truth pixel"),
-}
-"""The scores that tables show: key of :func:`cropseg.metrics.scores`, heading, and the rule for absent classes."""
+from cropseg.scores import Evaluation
 
 NOT_OF_A_MODEL: Final = ("seed", "paths", "run_dir", "resume", "hydra")
 """Keys of a run's config in which two runs of one model may differ and be compared over seeds."""
-
-SIMULATED_NOTE: Final = "simulated: measures the software, not crop mapping"
-"""Stands beside every number measured on simulated pixels."""
-
-
-def format_score(value: float) -> str:
-    """A score with four digits, as the paper prints it; ``n/a`` for NaN."""
-    return "n/a" if math.isnan(value) else f"{value:.4f}"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is stored of one model on one evaluation set; every score is read off the matrix.
-
-    Attributes:
-        set: Name of the evaluation set.
-        dataset: Name of its dataset.
-        root: Folder of the dataset as it was found.
-        split: Split of the dataset.
-        part: Part of the split.
-        manifest_digest: SHA-256 of the dataset's manifest.
-        simulated: Whether its pixels are simulated.
-        trained_on_simulated: Whether the model's were.
-        protocol: The protocol that this set is meant for; both can be read off.
-        patches: Windows evaluated.
-        patch_size: Their size in pixels.
-        training_patch_size: Window in pixels that the model was trained on.
-        classes: Class names by id.
-        confusion: Pixels, rows truth, columns prediction.
-        without_label: Pixels left out because their truth is 255.
-        without_data: Labelled pixels left out because the image has no data there.
-        note: What a reader of the score must know.
-    """
-
-    set: str
-    dataset: str
-    root: str
-    split: str
-    part: str
-    manifest_digest: str
-    simulated: bool
-    trained_on_simulated: bool
-    protocol: Protocol
-    patches: int
-    patch_size: int
-    training_patch_size: int
-    classes: tuple[str, ...]
-    confusion: npt.NDArray[np.int64]
-    without_label: int = 0
-    without_data: int = 0
-    note: str = ""
-
-    def scores(self, protocol: Protocol) -> dict[str, Any]:
-        """All scores under ``protocol``; see :func:`cropseg.metrics.scores`."""
-        return metrics.scores(self.confusion, protocol)
-
-    @property
-    def caveats(self) -> tuple[str, ...]:
-        """What must stand beside each score of this evaluation."""
-        found = []
-        if self.simulated:
-            found.append(SIMULATED_NOTE)
-        elif self.trained_on_simulated:
-            found.append("model trained on simulated data, scored on real data")
-        if self.patch_size != self.training_patch_size:
-            found.append(f"window {self.patch_size} px, trained on {self.training_patch_size} px")
-        if self.part != "test":
-            found.append(f"part {self.part}, not test")
-        return tuple(found)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``evaluation/<set>.json``."""
-        return {**asdict(self), "classes": list(self.classes), "confusion": self.confusion.tolist()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        """Read back what :meth:`to_dict` gave; keys of later versions are left out.
-
-        Raises:
-            InputError: A key is missing, or the matrix is not square over the classes.
-        """
-        known = {f.name for f in fields(cls)}
-        try:
-            matrix = np.array(data["confusion"], dtype=np.int64)
-            rest = {k: v for k, v in data.items() if k in known - {"classes", "confusion"}}
-            result = cls(classes=tuple(data["classes"]), confusion=matrix, **rest)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError("not a stored evaluation", str(error), "remove the file and evaluate again") from error
-        if matrix.shape != (len(result.classes),) * 2:
-            raise InputError("confusion matrix does not fit the classes", matrix.shape, "evaluate again")
-        return result
 
 
 @dataclass(frozen=True)
@@ -154,7 +46,7 @@ class Run:
         choices: Hydra's chosen option of each config group, such as ``{"model": "unet4gn"}``.
         history: Columns of ``metrics.csv`` by name, one value an epoch, NaN where not logged; empty without it.
         validation: Content of ``validation.json``; empty if there is none.
-        evaluations: By name of the evaluation set.
+        evaluations: By :attr:`cropseg.scores.Evaluation.key`: the evaluation set, and how was predicted.
     """
 
     path: Path
@@ -201,7 +93,7 @@ class Run:
 
     def store(self, evaluation: Evaluation) -> Path:
         """Write an evaluation into the run's folder, atomically, and return its path."""
-        path = self.path / "evaluation" / f"{evaluation.set}.json"
+        path = self.path / "evaluation" / f"{evaluation.key}.json"
         storage.write_json(path, evaluation.to_dict())
         return path
 

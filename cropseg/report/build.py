@@ -16,7 +16,8 @@ from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.core.progress import say, track
 from cropseg.report import figures, tables
 from cropseg.report.tables import Table
-from cropseg.runs import MEANS, PROTOCOLS, SIMULATED_NOTE, Run, format_score, label
+from cropseg.runs import Run, label
+from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, format_score
 
 
 @dataclass(frozen=True)

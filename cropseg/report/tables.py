@@ -11,7 +11,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cropseg.core.manifest import PARTS, Dataset
-from cropseg.runs import MEANS, PROTOCOLS, Evaluation, Run, format_score, label
+from cropseg.runs import Run, label
+from cropseg.scores import MEANS, PROTOCOLS, Evaluation, format_score
 
 
 @dataclass(frozen=True)

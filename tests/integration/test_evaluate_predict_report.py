@@ -19,7 +19,8 @@ from cropseg.core import storage
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import InputError
 from cropseg.core.tiling import Window
-from cropseg.runs import SIMULATED_NOTE, open_run
+from cropseg.runs import open_run
+from cropseg.scores import SIMULATED_NOTE
 from data_prep.align import AlignedProduct
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, CropsegError, InputError, MismatchError
 from cropseg.evaluate import EvaluationSet, evaluate, evaluate_runs
-from cropseg.runs import SIMULATED_NOTE, open_run
+from cropseg.runs import open_run
+from cropseg.scores import SIMULATED_NOTE
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from cropseg.core.errors import ConfigError, InputError, MismatchError, StorageError
 from cropseg.predict import find_product, map_product, predict_scene, reading_of, tiles
-from cropseg.runs import SIMULATED_NOTE, open_run
+from cropseg.runs import open_run
+from cropseg.scores import SIMULATED_NOTE
 
 
 def scene(height=70, width=93, *, hole=True, seed=0):

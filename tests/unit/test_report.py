@@ -12,7 +12,8 @@ from cropseg.core.errors import ConfigError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
 from cropseg.report import figures, tables
 from cropseg.report.build import build_report, choose_patches
-from cropseg.runs import MEANS, SIMULATED_NOTE, label, open_run
+from cropseg.runs import label, open_run
+from cropseg.scores import MEANS, SIMULATED_NOTE
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
 

@@ -13,17 +13,8 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
 from cropseg.predictor import ModelSpec
-from cropseg.runs import (
-    SIMULATED_NOTE,
-    Evaluation,
-    label,
-    latest_run,
-    open_one,
-    open_run,
-    open_runs,
-    read_history,
-    seed_groups,
-)
+from cropseg.runs import label, latest_run, open_one, open_run, open_runs, read_history, seed_groups
+from cropseg.scores import SIMULATED_NOTE, Evaluation
 
 
 def evaluation(**changes):
@@ -90,7 +81,7 @@ def test_a_broken_spec_is_one_clear_error(tmp_path, content):
         "cropseg.runs.storage.json.loads",
         "cropseg.nothing.load",
         "cropseg.runs.nothing",
-        "cropseg.runs.PROTOCOLS",
+        "cropseg.runs.NOT_OF_A_MODEL",
         "cropseg.",
         "",
     ],

@@ -1,0 +1,133 @@
+"""What is stored of a model on an evaluation set, and the scores that are read off it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cropseg import metrics
+from cropseg.core.errors import InputError
+
+Protocol = Literal["all", "crop"]
+PROTOCOLS: Final[Mapping[Protocol, str]] = {"all": "all valid pixels", "crop": "labelled crop pixels"}
+"""Both protocols, as people are told of them."""
+
+MEANS: Final[Mapping[str, tuple[str, str]]] = {
+    "miou": ("mIoU all", "divided by every class of the taxonomy; an absent class counts 0"),
+    "miou_present": ("mIoU present", "classes with at least one truth pixel; absent ones left out"),
+    "miou_union": ("mIoU union", "classes with a truth or a predicted pixel; others left out"),
+    "miou_foreground": (
+        "mIoU crops",
+        "crops without background, on all pixels; an absent crop counts 0",
+    ),
+    "pixel_accuracy": ("pixel acc.", "correct pixels of all counted pixels"),
+    "mean_class_accuracy": ("class acc.", "recall averaged over classes with at least one truth pixel"),
+}
+"""The scores that tables show: key of :func:`cropseg.metrics.scores`, heading, and the rule for absent classes."""
+
+SIMULATED_NOTE: Final = "simulated: measures the software, not crop mapping"
+"""Stands beside every number measured on simulated pixels."""
+
+
+def format_score(value: float) -> str:
+    """A score with four digits, as the paper prints it; ``n/a`` for NaN."""
+    return "n/a" if math.isnan(value) else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is stored of one model on one evaluation set; every score is read off the matrix.
+
+    Attributes:
+        set: Name of the evaluation set.
+        dataset: Name of its dataset.
+        root: Folder of the dataset as it was found.
+        split: Split of the dataset.
+        part: Part of the split.
+        manifest_digest: SHA-256 of the dataset's manifest.
+        simulated: Whether its pixels are simulated.
+        trained_on_simulated: Whether the model's were.
+        protocol: The protocol that this set is meant for; both can be read off.
+        patches: Windows evaluated.
+        patch_size: Their size in pixels.
+        training_patch_size: Window in pixels that the model was trained on.
+        classes: Class names by id.
+        confusion: Pixels, rows truth, columns prediction.
+        without_label: Pixels left out because their truth is 255.
+        without_data: Labelled pixels left out because the image has no data there.
+        note: What a reader of the score must know.
+        tta: Test-time augmentation (``d4``: mean over eight symmetries); empty for none.
+        shared_ground: Of the patches, the share whose ground also lies in the training part; None if not known.
+    """
+
+    set: str
+    dataset: str
+    root: str
+    split: str
+    part: str
+    manifest_digest: str
+    simulated: bool
+    trained_on_simulated: bool
+    protocol: Protocol
+    patches: int
+    patch_size: int
+    training_patch_size: int
+    classes: tuple[str, ...]
+    confusion: npt.NDArray[np.int64]
+    without_label: int = 0
+    without_data: int = 0
+    note: str = ""
+    tta: str = ""
+    shared_ground: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of its file, and of its rows in tables: the set, and the augmentation if there was one."""
+        return f"{self.set}+{self.tta}" if self.tta else self.set
+
+    def scores(self, protocol: Protocol) -> dict[str, Any]:
+        """All scores under ``protocol``; see :func:`cropseg.metrics.scores`."""
+        return metrics.scores(self.confusion, protocol)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What must stand beside each score of this evaluation."""
+        found = []
+        if self.simulated:
+            found.append(SIMULATED_NOTE)
+        elif self.trained_on_simulated:
+            found.append("model trained on simulated data, scored on real data")
+        if self.patch_size != self.training_patch_size:
+            found.append(f"window {self.patch_size} px, trained on {self.training_patch_size} px")
+        if self.part != "test":
+            found.append(f"part {self.part}, not test")
+        if self.shared_ground:
+            found.append(f"ground shared with training: {self.shared_ground:.0%} of the patches")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``evaluation/<key>.json``."""
+        return {**asdict(self), "classes": list(self.classes), "confusion": self.confusion.tolist()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
+        """Read back what :meth:`to_dict` gave; keys of later versions are left out.
+
+        Raises:
+            InputError: A key is missing, or the matrix is not square over the classes.
+        """
+        known = {f.name for f in fields(cls)}
+        try:
+            matrix = np.array(data["confusion"], dtype=np.int64)
+            rest = {k: v for k, v in data.items() if k in known - {"classes", "confusion"}}
+            result = cls(classes=tuple(data["classes"]), confusion=matrix, **rest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError("not a stored evaluation", str(error), "remove the file and evaluate again") from error
+        if matrix.shape != (len(result.classes),) * 2:
+            raise InputError("confusion matrix does not fit the classes", matrix.shape, "evaluate again")
+        return result
