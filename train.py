@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from cropseg import cli
+from cropseg import cli, resume
 
 GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 
@@ -20,9 +20,11 @@ def main(cfg: DictConfig) -> float:
         from data_prep.ensure import ensure
 
         ensure(Path(cfg.dataset.root))
+    if (stored := resume.begin(cfg)) is not None:
+        return stored
     data = instantiate(cfg.dataset)
     L.seed_everything(cfg.seed, verbose=False)
-    return float(instantiate(cfg.model).fit(data, Path(cfg.run_dir)).validation_score)
+    return resume.finish(cfg, float(instantiate(cfg.model).fit(data, Path(cfg.run_dir)).validation_score))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
@@ -76,7 +75,7 @@ class NeuralLearner:
         nodata: NoData = "fill",
         choose_by: str = "val_loss",
         channels_last: bool = False,
-        compile: bool = False,  # noqa: A002 - its name in PyTorch
+        compile: bool = False,
         init: Init | None = None,
         resume: bool | None = False,
         note: str | None = None,
@@ -130,7 +129,7 @@ class NeuralLearner:
         net = build_net(recipe, len(dataset.spec.bands), len(dataset.spec.taxonomy))
         if self.init is not None:
             self.init.apply(net, dataset.spec)
-        counts = np.array([dataset.manifest["counts"][int(row)].as_py() for row in data.parts["train"]])
+        counts = dataset.manifest["counts"].take(data.parts["train"]).to_pylist()
         self.loss.resolve(counts)
         module = SegmentationModule(
             net,
@@ -203,6 +202,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # CropDataModule chooses the number of loader processes on purpose.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # The module turns raw pixels into what its network sees; the data module leaves batches as they are.
+            warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")
             # A run into the folder of an earlier one writes over its checkpoints.
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             # Lightning 2.6 uses what torch 2.15 deprecates.

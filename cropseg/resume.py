@@ -1,0 +1,142 @@
+"""Which run belongs to a config: so that a killed one goes on, and a finished one is not trained again.
+
+A run writes ``identity.json`` into its folder at its start: the digest of its config, how far it is, and in the end its
+score. The time stamp in the folder's name plays no part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import DictConfig, OmegaConf
+
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.progress import say
+
+FILE: Final = "identity.json"
+LEFT_OUT: Final = ("run_dir", "paths", "resume")
+"""Top-level keys that say where things lie, and nothing of what is learned."""
+
+
+def identity(cfg: DictConfig) -> str:
+    """Hex SHA-256 of a composed config without what says where things lie; references stay unresolved."""
+    return hashlib.sha256(json.dumps(_plain(cfg), sort_keys=True).encode()).hexdigest()
+
+
+def find(runs: Path, wanted: str) -> Path | None:
+    """The folder of the run with this identity: a finished one first, then the newest; None if there is none.
+
+    Args:
+        runs: Where runs lie, and one level deeper those of sweeps.
+        wanted: From :func:`identity`.
+    """
+    found = []
+    for path in (*runs.glob(f"*/{FILE}"), *runs.glob(f"*/*/{FILE}")):
+        state = _state(path.parent)
+        if state.get("identity") == wanted:
+            found.append((_score(path.parent) is not None, path.stat().st_mtime_ns, str(path), path.parent))
+    return max(found)[-1] if found else None
+
+
+def begin(cfg: DictConfig) -> float | None:
+    """Settle which folder the run goes into, before anything is instantiated.
+
+    Args:
+        cfg: The composed config; ``resume`` is None (always anew), ``auto`` or a run folder. ``run_dir`` is set to the
+            folder of the run that goes on, and ``resume`` to whether one does.
+
+    Returns:
+        The stored validation score of an equal finished run, NaN where it has none; None where there is training to do.
+
+    Raises:
+        ConfigError: The folder named by ``resume`` holds a run of another config.
+        InputError: It holds none.
+    """
+    asked, fresh = cfg.resume, Path(cfg.run_dir)
+    mine = identity(cfg)
+    folder = find(Path(cfg.paths.runs), mine) if asked == "auto" else None if asked is None else _named(asked, cfg)
+    cfg.resume = folder is not None
+    if folder is None:
+        state = {"identity": mine, "state": "begun", "score": None, "wandb_id": uuid.uuid4().hex[:8]}
+        storage.write_json(fresh / FILE, state)
+        return None
+    folder = folder.absolute()
+    if folder != fresh.absolute():
+        _discard(fresh)
+    cfg.run_dir = str(folder)
+    score = _score(folder)
+    say(f"going on in {folder}" if score is None else f"this run is finished: {folder}")
+    return score
+
+
+def finish(cfg: DictConfig, score: float) -> float:
+    """Note that the run is finished, with its validation score, and give the score back."""
+    folder = Path(cfg.run_dir)
+    stored = None if math.isnan(score) else score  # JSON has no NaN
+    storage.write_json(folder / FILE, {**_state(folder), "state": "finished", "score": stored})
+    return score
+
+
+def _named(asked: object, cfg: DictConfig) -> Path:
+    """The folder that the user named, if its run has this config."""
+    folder = Path(str(asked))
+    if not (folder / FILE).is_file():
+        raise InputError(f"no run to go on with in {folder}", None, "give the folder that train.py named, or auto")
+    if _state(folder).get("identity") != identity(cfg):
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        raise ConfigError(
+            f"the run in {folder} has another config ({', '.join(differences(config, cfg))})",
+            None,
+            "give the same options as then, or resume=null for a new run",
+        )
+    return folder
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """Where two configs differ: ``key: old -> new``, without what says where things lie."""
+    before, after = _flat(_plain(old)), _flat(_plain(new))
+    keys = [key for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)]
+    return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in sorted(keys)]
+
+
+def _shown(values: Mapping[str, object], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "not set"
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    whole = OmegaConf.to_container(cfg, resolve=False)
+    return {str(key): value for key, value in dict(whole).items() if key not in LEFT_OUT}  # type: ignore[arg-type]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found.update(_flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return found
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    return dict(storage.read_json(folder / FILE))
+
+
+def _score(folder: Path) -> float | None:
+    """The stored score of a finished run; None of one that is not."""
+    state = _state(folder)
+    if state.get("state") != "finished" or not (folder / "spec.json").is_file():
+        return None
+    return math.nan if state["score"] is None else float(state["score"])
+
+
+def _discard(folder: Path) -> None:
+    """Remove the folder that Hydra made for a run that goes on elsewhere, unless it holds more than Hydra's own."""
+    if folder.is_dir() and all(path.name == ".hydra" or path.suffix == ".log" for path in folder.iterdir()):
+        shutil.rmtree(folder)
