@@ -93,7 +93,13 @@ class WeightedSum(Loss):
         wrong = {name: type(term).__name__ for name, term in terms.items() if not isinstance(term, Loss)}
         if wrong:
             raise ConfigError("a term of a loss must say its sums (cropseg.losses.Loss)", wrong, "see conf/loss")
-        if not terms or set(terms) != set(weights):
+        if not terms:
+            raise ConfigError(
+                "a sum of losses without a term",
+                None,
+                "add some, such as +loss@loss.terms.focal=focal +loss.weights.focal=1.0",
+            )
+        if set(terms) != set(weights):
             raise ConfigError(
                 f"terms of a loss and their weights must have the same names: {sorted(terms)} against",
                 sorted(weights),

@@ -139,6 +139,9 @@ class Lovasz(Loss):
     The loss is one of images, so that it can be added up: Σ over images / number of images.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def sums(self, logits: Tensor, target: Tensor) -> Sums:
         """``jaccard`` = Σ of the images' losses and ``images`` = number of those with a labelled pixel, scalars."""
         classes = logits.shape[1]
