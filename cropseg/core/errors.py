@@ -46,3 +46,7 @@ class StorageError(CropsegError):
 
 class MismatchError(CropsegError):
     """A run and a dataset that do not belong together (bands, taxonomy, scaling, resolution)."""
+
+
+class TrainingError(CropsegError):
+    """Training that cannot go on, such as at a loss that is no number."""

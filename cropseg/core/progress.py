@@ -9,12 +9,16 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from cropseg.core import processes
+
 T = TypeVar("T")
 _log = logging.getLogger("cropseg")
 
 
 def say(message: str) -> None:
-    """Tell the user one line on standard output."""
+    """Tell the user one line on standard output; of several processes of one run, the first speaks for all."""
+    if not processes.is_first():
+        return
     console = _console(stderr=False)
     if console is None:
         _log.info("%s", message)

@@ -13,5 +13,5 @@ def clear(run_dir: Path) -> None:
     ``spec.json`` says that a run is finished and is written last; an evaluation belongs to the weights that it scored.
     """
     with storage.storage_errors(run_dir):
-        for path in (run_dir / "spec.json", *run_dir.glob("evaluation/*.json")):
+        for path in (run_dir / "spec.json", run_dir / "nonfinite.json", *run_dir.glob("evaluation/*.json")):
             path.unlink(missing_ok=True)

@@ -17,6 +17,8 @@ from cropseg.core.taxonomy import Taxonomy
 from cropseg.data.augment import apply_symmetry
 from cropseg.data.dataset import Sample
 from cropseg.data.fill import NoData, model_input
+from cropseg.learners import joint
+from cropseg.learners.finite import FiniteLoss, Step
 from cropseg.learners.options import options_of
 from cropseg.losses import Loss, RunningLoss
 from cropseg.metrics import Confusion, Protocol, scores
@@ -26,7 +28,12 @@ SCORES = ("miou", "miou_present", "miou_union", "miou_foreground", "pixel_accura
 
 
 class SegmentationModule(L.LightningModule):
-    """Training and validation of a segmentation network.
+    """Training and validation of a segmentation network, in one process or in several.
+
+    Over processes and batches sums are added up, never means: the value of a training step is that of its global batch
+    (:func:`cropseg.learners.joint.for_training`), and validation adds integer confusion matrices and the loss's sums
+    once, at its end. With ``accumulate_grad_batches=k`` a step's gradient is the mean of those of its k batches, each
+    with its own normaliser.
 
     Args:
         net: Takes reflectance, float (N, bands, H, W), and gives logits (N, classes, H, W).
@@ -36,7 +43,9 @@ class SegmentationModule(L.LightningModule):
         scheduler: Makes the schedule of the optimiser, stepped after each epoch on ``val_loss``; None for none.
         protocol: Protocol of the dataset, for the scores.
         nodata: What the network sees where there is no data; with ``fill`` such pixels are in no loss and no score.
-        seed: Of dropout, drawn anew from (seed, epoch, batch).
+        seed: Of dropout, drawn anew from (seed, epoch, batch, process).
+        channels_last: Whether images and kernels lie in memory with their channels last.
+        compile: Whether the network goes through ``torch.compile``; the names of its weights stay.
     """
 
     def __init__(
@@ -50,9 +59,14 @@ class SegmentationModule(L.LightningModule):
         protocol: Protocol = "all",
         nodata: NoData = "fill",
         seed: int = 0,
+        channels_last: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        self.net = net
+        self.channels_last = channels_last
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net
+        if compile:
+            self.net.compile()
         self.loss = loss
         self.taxonomy = taxonomy
         self.protocol = protocol
@@ -63,6 +77,7 @@ class SegmentationModule(L.LightningModule):
         self._scheduler = scheduler
         self.train_loss = RunningLoss(loss)  # of the running epoch
         self.rate = float("nan")  # learning rate of the running epoch
+        self._finite = FiniteLoss()
         self._val_loss = RunningLoss(loss)
         n = len(taxonomy)
         self._confusion = MulticlassConfusionMatrix(n, ignore_index=IGNORE, validate_args=False)
@@ -86,6 +101,8 @@ class SegmentationModule(L.LightningModule):
             target = torch.where(valid, target, IGNORE)
         if self.training:
             x, target = apply_symmetry(x, batch["symmetry"]), apply_symmetry(target, batch["symmetry"])
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         return {"x": x, "target": target, "row": batch["row"]}
 
     def on_train_epoch_start(self) -> None:
@@ -93,23 +110,35 @@ class SegmentationModule(L.LightningModule):
         self.rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Key dropout by (seed, epoch, batch), so that it does not depend on what was drawn before."""
-        state = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx]).generate_state(2)
+        """Key dropout by (seed, epoch, batch, process), so that it does not depend on what was drawn before."""
+        key = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+        state = np.random.SeedSequence(key).generate_state(2)
         torch.manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        sums = self.loss.sums(self(batch["x"]), batch["target"])
+        """The loss of one batch, of all processes together.
+
+        Raises:
+            TrainingError: It is infinite or no number, or was so in one of the last steps.
+        """
+        sums = joint.for_training(self.loss.sums(self(batch["x"]), batch["target"]))
         loss = self.loss.value(sums)
+        self._finite.add(self.trainer, Step(self.current_epoch, batch_idx, loss.detach(), batch["row"]))
         self.train_loss.update(sums)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the training loss, exact over the epoch's pixels, and the learning rate."""
+        self._finite.look(self.trainer)
         self.log("train_loss", self.train_loss.compute())
         self.log("lr", self.rate)
         self.train_loss.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """No validation, and so no checkpoint, of weights that a loss has spoilt; the same network in each process."""
+        self._finite.look(self.trainer)
+        joint.share_buffers(self.net)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add one batch to the loss and the confusion matrix."""
@@ -120,7 +149,11 @@ class SegmentationModule(L.LightningModule):
         self._jaccard.update(labels, batch["target"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss over the whole part and every score, all read off one confusion matrix."""
+        """Log the loss over the whole part and every score, all read off one confusion matrix.
+
+        Processes meet here for the first time since the validation began, so their parts may differ in length.
+        """
+        self._val_loss.sums = joint.summed(self._val_loss.sums)
         self.validation = self._confusion.compute().cpu().numpy()
         found = scores(self.validation, self.protocol)
         self.log("val_loss", self._val_loss.compute(), prog_bar=True)
