@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from omegaconf import DictConfig, OmegaConf
 
-from cropseg.core import storage
+from cropseg.core import processes, storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import say
 
@@ -66,7 +66,8 @@ def begin(cfg: DictConfig) -> float | None:
     cfg.resume = folder is not None
     if folder is None:
         state = {"identity": mine, "state": "begun", "score": None, "wandb_id": uuid.uuid4().hex[:8]}
-        storage.write_json(fresh / FILE, state)
+        if processes.is_first():
+            storage.write_json(fresh / FILE, state)
         return None
     folder = folder.absolute()
     if folder != fresh.absolute():
@@ -81,7 +82,8 @@ def finish(cfg: DictConfig, score: float) -> float:
     """Note that the run is finished, with its validation score, and give the score back."""
     folder = Path(cfg.run_dir)
     stored = None if math.isnan(score) else score  # JSON has no NaN
-    storage.write_json(folder / FILE, {**_state(folder), "state": "finished", "score": stored})
+    if processes.is_first():
+        storage.write_json(folder / FILE, {**_state(folder), "state": "finished", "score": stored})
     return score
 
 
