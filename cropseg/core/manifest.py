@@ -130,12 +130,15 @@ class Dataset:
         spec: What holds for all patches.
         manifest: One row a patch, :data:`MANIFEST_SCHEMA`, in the order of the file.
         digest: SHA-256 of ``manifest.parquet``.
+        labels: How much of the training part's labels is used, where that was asked for
+            (:mod:`cropseg.data.few_labels`); empty for all of them, uncounted.
     """
 
     root: Path
     spec: DatasetSpec
     manifest: pa.Table
     digest: str
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.manifest.num_rows)
@@ -175,6 +178,19 @@ class Dataset:
     def mask(self, row: int) -> UInt8Array:
         """Mask of manifest row ``row``: uint8 (height, width), class ids and 255."""
         array: UInt8Array = self._load("mask", row, np.dtype(np.uint8), 2)
+        return array
+
+    def parcels(self, row: int) -> npt.NDArray[np.uint32]:
+        """Parcel numbers of manifest row ``row``: uint32 (height, width), 0 = no parcel.
+
+        Raises:
+            InputError: The dataset does not know them, or the file is missing or broken.
+        """
+        if self.manifest["parcels"][row].as_py() is None:
+            name = self.manifest["id"][row].as_py()
+            remedy = "prepare it from a parcel file, or use all its labels"
+            raise InputError(f"dataset {self.root} knows no parcels of patch", name, remedy)
+        array: npt.NDArray[np.uint32] = self._load("parcels", row, np.dtype(np.uint32), 2)
         return array
 
     def _path(self, column: str, row: int) -> Path:

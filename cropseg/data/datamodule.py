@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import Dataset, Part, open_dataset
 from cropseg.data.dataset import EpochSampler, PatchDataset, Sample
+from cropseg.data.few_labels import with_few_labels
+from cropseg.data.sampling import EachOnce, PatchSampling
 
 
 class CropDataModule(L.LightningDataModule):
@@ -32,11 +34,16 @@ class CropDataModule(L.LightningDataModule):
             cores, at most 8, beside a GPU.
         train_crop: Side in pixels of a square drawn from each training patch; None takes whole patches.
         augment: Whether training patches are turned and mirrored.
-        seed: Of order, crops and symmetries.
+        sampling: How often each training patch is drawn; None takes each once an epoch. For networks: a forest draws
+            pixels by a rule of its own.
+        fraction: Share of the training part's parcels whose labels are used, :mod:`cropseg.data.few_labels`; None uses
+            all and does not count them.
+        seed: Of order, crops, symmetries and the choice of parcels.
 
     Attributes:
-        dataset: The opened folder, after :meth:`setup`.
-        parts: Rows of the manifest for ``train``, ``val`` and ``test``, after :meth:`setup`.
+        dataset: The opened folder, after :meth:`setup`; with ``fraction``, only with the labels that are used.
+        parts: Rows of the manifest for ``train``, ``val`` and ``test``, after :meth:`setup`; with ``fraction``,
+            ``train`` lacks the patches that are left without a crop.
     """
 
     dataset: Dataset
@@ -50,6 +57,8 @@ class CropDataModule(L.LightningDataModule):
         num_workers: int | None = None,
         train_crop: int | None = None,
         augment: bool = True,
+        sampling: PatchSampling | None = None,
+        fraction: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -65,20 +74,42 @@ class CropDataModule(L.LightningDataModule):
         self.num_workers = _default_workers() if num_workers is None else num_workers
         self.train_crop = train_crop
         self.augment = augment
+        self.sampling = sampling or EachOnce()
+        self.fraction = fraction
         self.seed = seed
 
     def setup(self, stage: str | None = None) -> None:
         """Open the folder, once.
 
         Raises:
-            InputError: It is missing or broken, or has no such split.
+            InputError: It is missing or broken, or has no such split; ``fraction`` is set and it knows no parcels.
         """
         if not hasattr(self, "parts"):
-            self.dataset = open_dataset(self.root)
-            self.parts = self.dataset.parts(self.split)
+            dataset = open_dataset(self.root)
+            parts = dataset.parts(self.split)
+            if self.fraction is not None:
+                dataset, parts["train"] = with_few_labels(dataset, parts["train"], self.fraction, self.seed)
+            self.dataset, self.parts = dataset, parts
+
+    def train_counts(self) -> npt.NDArray[np.int64]:
+        """Labelled pixels of each training patch and class, int64 (patches, classes), from the manifest alone."""
+        counts = self.dataset.manifest["counts"].take(self.parts["train"]).to_pylist()
+        return np.array(counts, dtype=np.int64).reshape(len(counts), len(self.dataset.spec.taxonomy))
+
+    def train_weights(self) -> npt.NDArray[np.float64] | None:
+        """Weight of each training patch, float64 (patches,); None where each comes once an epoch.
+
+        Raises:
+            InputError: The training part has no label that the rule could draw by.
+        """
+        weights = self.sampling.weights(self.train_counts())
+        if weights is not None and not weights.any():
+            remedy = "leave sampling= out, or use a larger dataset.fraction"
+            raise InputError(f"{self.root} has no labelled pixel to draw patches by", None, remedy)
+        return weights
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled, augmented and, if asked, cropped training patches."""
+        """Shuffled or drawn, augmented and, if asked, cropped training patches."""
         patches = PatchDataset(self.dataset, crop=self.train_crop, augment=self.augment, seed=self.seed)
         return self._loader(patches, "train", shuffle=True)
 
@@ -94,12 +125,13 @@ class CropDataModule(L.LightningDataModule):
                 None,
                 "choose another split or prepare more",
             )
+        weights = self.train_weights() if part == "train" else None
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         options: dict[str, Any] = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
         return DataLoader(
             patches,
             batch_size=self.batch_size,
-            sampler=EpochSampler(rows, shuffle=shuffle, seed=self.seed, rank=rank, world=world),
+            sampler=EpochSampler(rows, shuffle=shuffle, seed=self.seed, weights=weights, rank=rank, world=world),
             num_workers=self.num_workers,
             **options,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
@@ -33,17 +34,20 @@ class Sample(TypedDict):
     row: Tensor
 
 
-Key = tuple[int, int]
-"""(row of the manifest, epoch): the index travels with its epoch, so that workers that live on know it too."""
+Key = tuple[int, ...]
+"""(row of the manifest, epoch), and where a patch is drawn again in an epoch, which time it is from 1 on.
+
+The index travels with its epoch, so that workers that live on know it too.
+"""
 
 
-def random_of(seed: int, epoch: int, row: int) -> np.random.Generator:
+def random_of(seed: int, epoch: int, row: int, *again: int) -> np.random.Generator:
     """The generator of one patch in one epoch.
 
-    Keyed, not advanced: what a patch undergoes depends on nothing but these three, whatever the order of loading, the
-    number of workers, or where a run was taken up again.
+    Keyed, not advanced: what a patch undergoes depends on nothing but these, whatever the order of loading, the number
+    of workers, or where a run was taken up again.
     """
-    return _random(seed, epoch, row)
+    return _random(seed, epoch, row, *again)
 
 
 def _random(seed: int, *key: int) -> np.random.Generator:
@@ -83,7 +87,7 @@ class PatchDataset(TorchDataset[Sample]):
             InputError: A file is missing or broken, image and mask differ in size, or the mask holds a label that is
                 no class: a loss would read beyond its weights.
         """
-        row, epoch = key
+        row, epoch, *again = key
         image, mask = self.dataset.image(row), self.dataset.mask(row)
         if image.shape[1:] != mask.shape:
             name = self.dataset.manifest["id"][row].as_py()
@@ -95,7 +99,7 @@ class PatchDataset(TorchDataset[Sample]):
         if unknown.size:
             name = self.dataset.manifest["id"][row].as_py()
             raise InputError(f"mask of patch {name} has labels that are no class", unknown.tolist(), "prepare it again")
-        random = random_of(self.seed, epoch, row)
+        random = random_of(self.seed, epoch, row, *again)
         if self.crop is not None:
             top, left = (int(random.integers(0, length - self.crop + 1)) for length in mask.shape)
             inside = (slice(top, top + self.crop), slice(left, left + self.crop))
@@ -177,13 +181,19 @@ class EpochSampler(Sampler[Key]):
         return len(range(self.rank, len(self.rows), self.world))
 
     def __iter__(self) -> Iterator[Key]:
-        rows = self._order()[self.rank :: self.world][: len(self)]
-        return iter([(int(row), self.epoch) for row in rows])
+        return iter(self._keys()[self.rank :: self.world][: len(self)])
 
-    def _order(self) -> npt.NDArray[np.int64]:
+    def _keys(self) -> list[Key]:
+        """Keys of the whole epoch, of all processes."""
         if not self.shuffle:
-            return self.rows
+            return [(int(row), self.epoch) for row in self.rows]
         random = _random(self.seed, self.epoch)
         if self.probabilities is None:
-            return random.permutation(self.rows)
-        return random.choice(self.rows, size=len(self.rows), p=self.probabilities)
+            return [(int(row), self.epoch) for row in random.permutation(self.rows)]
+        times: Counter[int] = Counter()
+        keys: list[Key] = []
+        for row in random.choice(self.rows, size=len(self.rows), p=self.probabilities).tolist():
+            # The first time is keyed as without drawing; each further one is cropped and turned anew.
+            keys.append((row, self.epoch, times[row]) if times[row] else (row, self.epoch))
+            times[row] += 1
+        return keys
