@@ -1,4 +1,4 @@
-"""What a person sees while a network learns."""
+"""What a person sees while a network learns, and how fast it does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from cropseg.core.progress import say
@@ -16,10 +17,10 @@ WARM_UP = 3
 
 
 class Projection(Callback):
-    """After some steps, say how long the whole run will take.
+    """After some steps, or at the end of a shorter first epoch, say how long the whole run will take.
 
     Args:
-        steps: Steps to measure.
+        steps: Steps to measure, at most.
         hint: What to say besides on a machine without a GPU; None for nothing.
     """
 
@@ -27,6 +28,7 @@ class Projection(Callback):
         self.steps = max(steps, WARM_UP + 1)
         self.hint = hint
         self._seen = 0
+        self._warm_up = 0.0
         self._spent = 0.0
         self._last = 0.0
         self._said = False
@@ -47,12 +49,26 @@ class Projection(Callback):
         self._seen += 1
         if self._seen > WARM_UP:
             self._spent += now - self._last
+        else:
+            self._warm_up += now - self._last
         self._last = now
-        if self._seen == self.steps and not self._said:
-            self._said = True
-            say(self._text(trainer, self._spent / (self.steps - WARM_UP)))
-            if self.hint and trainer.strategy.root_device.type == "cpu":
-                say(self.hint)
+        if self._seen == self.steps:
+            self._say(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Speak now, if the epoch was shorter than the steps to measure, and others follow."""
+        if self._seen and trainer.max_epochs not in (None, trainer.current_epoch + 1):
+            self._say(trainer)
+
+    def _say(self, trainer: L.Trainer) -> None:
+        if self._said or not trainer.is_global_zero:
+            return
+        self._said = True
+        measured = self._seen - WARM_UP
+        # An epoch of very few steps is all warm-up: a projection that is too long beats none.
+        say(self._text(trainer, self._spent / measured if measured > 0 else self._warm_up / self._seen))
+        if self.hint and trainer.strategy.root_device.type == "cpu":
+            say(self.hint)
 
     def _text(self, trainer: L.Trainer, seconds: float) -> str:
         batches = int(trainer.num_training_batches)
@@ -78,6 +94,8 @@ class EpochLine(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say the line."""
+        if not trainer.is_global_zero:
+            return
         found = trainer.callback_metrics
         shown = [f"{name} {float(found[name]):.4f}" for name in ("val_loss", "val_miou_present") if name in found]
         if isinstance(pl_module, SegmentationModule):
@@ -85,6 +103,59 @@ class EpochLine(Callback):
             shown.append(f"lr {pl_module.rate:.2g}")
         took = human(time.perf_counter() - self._started)
         say("  ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, took]))
+
+
+class Speed(Callback):
+    """Logs how fast an epoch's training went, without its validations, and the most memory that a GPU held.
+
+    ``patches_per_second`` counts the patches of all processes together. ``gpu_memory_gib`` is the peak of PyTorch's
+    allocations on the first process's GPU since the last epoch's end, in GiB; on other devices it is not logged.
+    """
+
+    def __init__(self) -> None:
+        self._patches = 0
+        self._spent = 0.0
+        self._since: float | None = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start counting."""
+        self._patches = 0
+        self._spent = 0.0
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the patches of this process."""
+        self._patches += len(batch["row"])
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop(pl_module.device)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on, if this was a validation within an epoch."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch's speed; each process measures its own, of which trackers see the first's."""
+        self._stop(pl_module.device)
+        found = {"patches_per_second": self._patches * trainer.world_size / self._spent}
+        if pl_module.device.type == "cuda":
+            found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        # Not by self.log: there is nothing to reduce over processes, which Lightning would warn of.
+        for logger in trainer.loggers:
+            logger.log_metrics({"epoch": trainer.current_epoch, **found}, step=max(trainer.global_step - 1, 0))
+
+    def _stop(self, device: torch.device) -> None:
+        if self._since is None:
+            return
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # the device is behind: once an epoch, wait for it
+        self._spent += time.perf_counter() - self._since
+        self._since = None
 
 
 def human(seconds: float) -> str:

@@ -23,10 +23,12 @@ from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import NODATA_RULES, NoData
+from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
 from cropseg.learners.folder import clear
 from cropseg.learners.module import SegmentationModule
 from cropseg.learners.network import NeuralPredictor, build_net, recipe_of
 from cropseg.learners.options import options_of
+from cropseg.learners.tracking import announce, with_csv
 from cropseg.learners.versions import versions
 from cropseg.losses import Loss
 from cropseg.metrics import Confusion
@@ -123,6 +125,10 @@ class NeuralLearner:
             say(self.note)
         data.setup("fit")
         clear(run_dir)
+        last = next((c for c in self.callbacks.values() if isinstance(c, LastEpoch)), None)
+        if last is not None and not self.resume:
+            last.path.unlink(missing_ok=True)
+        left = last.path if last is not None and last.path.is_file() else None
         dataset = data.dataset
         recipe = recipe_of(self.net)
         torch.manual_seed(self.seed)
@@ -140,6 +146,8 @@ class NeuralLearner:
             protocol=dataset.spec.protocol,
             nodata=self.nodata,
             seed=self.seed,
+            channels_last=self.channels_last,
+            compile=self.compile,
         )
         size = sum(p.numel() for p in net.parameters() if p.requires_grad)
         say(
@@ -148,10 +156,11 @@ class NeuralLearner:
         )
         with _quiet():
             trainer = self._trainer(run_dir)
+            announce(trainer.loggers, run_dir, dataset, data.split)
             try:
-                trainer.fit(module, datamodule=data)
+                trainer.fit(module, datamodule=data, ckpt_path=left, weights_only=True)
             except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
-                raise KeyboardInterrupt(f"training starts anew next time; what it left is in {run_dir}") from error
+                raise KeyboardInterrupt(_how_to_go_on(last, run_dir)) from error
         confusion, epoch = _choose(trainer, module, self.choose_by)
         predictor = NeuralPredictor(
             net=net,
@@ -167,19 +176,21 @@ class NeuralLearner:
             epoch=epoch,
             protocol=dataset.spec.protocol,
         ).to(str(trainer.strategy.root_device))
-        predictor.save(run_dir)
+        if trainer.is_global_zero:
+            predictor.save(run_dir)
         say(f"validation miou_present {predictor.validation_score:.4f} at epoch {epoch + 1}; the run is in {run_dir}")
         return predictor
 
     def _trainer(self, run_dir: Path) -> L.Trainer:
-        options: dict[str, Any] = {}
         bound = getattr(self.trainer, "keywords", {})
+        options: dict[str, Any] = {"plugins": [*(bound.get("plugins") or ()), AtomicCheckpoints()]}
         if bound.get("enable_progress_bar") is None:
             options["enable_progress_bar"] = sys.stderr.isatty()
         with options_of("trainer", MisconfigurationException):
             trainer = self.trainer(
-                callbacks=list(self.callbacks.values()),
-                logger=list(self.logger.values()),
+                # What is kept of an epoch, once the others have done with it.
+                callbacks=sorted(self.callbacks.values(), key=lambda callback: isinstance(callback, LastEpoch)),
+                logger=with_csv(self.logger, run_dir),
                 default_root_dir=run_dir,
                 enable_checkpointing=any(hasattr(c, "best_model_path") for c in self.callbacks.values()),
                 **options,
@@ -190,6 +201,12 @@ class NeuralLearner:
         if monitors and self.choose_by not in monitors:
             raise ConfigError("choose_by must be what a checkpoint is kept by", self.choose_by, f"here: {monitors}")
         return trainer
+
+
+def _how_to_go_on(last: LastEpoch | None, run_dir: Path) -> str:
+    if last is None or not last.path.is_file():
+        return f"no epoch was over, so training starts anew next time; what it left is in {run_dir}"
+    return f"the same command with resume=auto goes on after the last whole epoch, in {run_dir}"
 
 
 @contextmanager
@@ -206,6 +223,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")
             # A run into the folder of an earlier one writes over its checkpoints.
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            # What is logged of an epoch is summed over processes before.
+            warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
             # Lightning 2.6 uses what torch 2.15 deprecates.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             yield

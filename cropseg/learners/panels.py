@@ -1,0 +1,133 @@
+"""Pictures of what a network has learned so far, for people who watch it learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from cropseg import pictures
+from cropseg.core.errors import ConfigError
+from cropseg.core.manifest import Dataset
+from cropseg.core.scene import UInt8Array
+from cropseg.data.datamodule import CropDataModule
+from cropseg.data.fill import model_input
+from cropseg.learners.module import SegmentationModule
+from cropseg.learners.tracking import show, show_confusion
+from cropseg.metrics import Confusion
+
+
+class Panels(Callback):
+    """Draws the same few validation patches again and again: image, truth, prediction; in the end also confusions.
+
+    Pictures go to ``panels/`` of the run folder and to every tracker that takes them. The patches are chosen by their
+    labels alone. Only the first process draws, and none waits for it.
+
+    Args:
+        run_dir: The run folder.
+        patches: Patches to draw; 0 draws none.
+        every: Epochs between two drawings; the last epoch is always drawn.
+
+    Raises:
+        ConfigError: A number is too small.
+    """
+
+    def __init__(self, run_dir: str | Path, patches: int = 4, every: int = 10) -> None:
+        if patches < 0 or every < 1:
+            raise ConfigError(
+                "callbacks.panels: patches must be at least 0, every at least 1", (patches, every), "see conf/callbacks"
+            )
+        self.run_dir = Path(run_dir)
+        self.patches = patches
+        self.every = every
+        self._drawn = -1
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, with the weights that were validated, where it is this epoch's turn."""
+        last = trainer.max_epochs == trainer.current_epoch + 1
+        if last or (trainer.current_epoch + 1) % self.every == 0:
+            self._draw(trainer, pl_module, trainer.current_epoch)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the last epoch, if training ended before its time, and the confusion matrices of validation."""
+        epoch = trainer.current_epoch - 1  # Lightning has counted on
+        self._draw(trainer, pl_module, epoch)
+        if not trainer.is_global_zero or not isinstance(pl_module, SegmentationModule):
+            return
+        best = _best(trainer)
+        last = None if pl_module.validation is None else (pl_module.validation, epoch)
+        for which, found in (("best", best), ("last", last)):
+            dataset = _dataset(trainer)
+            if found is not None and dataset is not None:
+                show_confusion(
+                    trainer.loggers,
+                    self.run_dir,
+                    which,
+                    found[0],
+                    pl_module.taxonomy,
+                    simulated=dataset.spec.simulated,
+                    epoch=found[1],
+                    at=epoch,
+                    step=_step(trainer),
+                )
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        wanted = self.patches and epoch > self._drawn and trainer.is_global_zero
+        if not wanted or not isinstance(data, CropDataModule) or not isinstance(pl_module, SegmentationModule):
+            return
+        self._drawn = epoch
+        rows = pictures.choose_patches(data.dataset, data.parts["val"].tolist(), self.patches)
+        pixels = pictures.panel(
+            data.dataset, rows, _predict(trainer, pl_module, data.dataset, rows), f"epoch {epoch + 1}"
+        )
+        show(
+            trainer.loggers,
+            self.run_dir,
+            f"epoch_{epoch + 1:03d}",
+            "panel",
+            pixels,
+            epoch=epoch,
+            step=_step(trainer),
+        )
+
+
+def _predict(trainer: L.Trainer, module: SegmentationModule, dataset: Dataset, rows: list[int]) -> UInt8Array:
+    """Labels, uint8 (rows, height, width), one patch at a time, so that memory never exceeds a validation step's."""
+    found = []
+    learning = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            for row in rows:
+                image = torch.from_numpy(dataset.image(row))[None].to(module.device)
+                x, _ = model_input(image, module.nodata)
+                logits = module(x)
+                found.append(logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy())
+    finally:
+        module.train(learning)
+    return np.stack(found)
+
+
+def _best(trainer: L.Trainer) -> tuple[Confusion, int] | None:
+    """Validation matrix and epoch of the checkpoint with the lowest validation loss; None where none is kept."""
+    for callback in trainer.checkpoint_callbacks:
+        path = str(getattr(callback, "best_model_path", ""))
+        if path and getattr(callback, "monitor", None) == "val_loss":
+            # Mapped, not read: the weights beside the matrix are not wanted.
+            kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return kept["val_confusion"].numpy().copy(), int(kept["epoch"])
+    return None
+
+
+def _dataset(trainer: L.Trainer) -> Dataset | None:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return data.dataset if isinstance(data, CropDataModule) else None
+
+
+def _step(trainer: L.Trainer) -> int:
+    """The step that Lightning logs an epoch's end under."""
+    return max(trainer.global_step - 1, 0)
