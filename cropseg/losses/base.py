@@ -50,7 +50,8 @@ class Loss(nn.Module, ABC):
     def describe(self) -> dict[str, Any]:
         """The loss as plain data that ``hydra.utils.instantiate`` turns into an equal one; after :meth:`resolve`."""
         kind = type(self)
-        options = {name: _plain(getattr(self, name)) for name in inspect.signature(kind).parameters}
+        names = [name for name in inspect.signature(kind).parameters if hasattr(self, name)]
+        options = {name: _plain(getattr(self, name)) for name in names}
         return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **options}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class Lovasz(Loss):
 
     For each image and each class with a labelled pixel in it, Σ errors · increments of the Jaccard loss, errors
     |t - p| of the labelled pixels in falling order; then the mean over the image's classes, background among them.
-    Classes absent from the image are left out, images without a labelled pixel too. (smp counts such images as 0.)
+    Classes absent from the image are left out, images without a labelled pixel too. (smp fails on such images.)
 
     The loss is one of images, so that it can be added up: Σ over images / number of images.
     """
