@@ -14,7 +14,7 @@ from cropseg.runs import open_runs
 def main(cfg: DictConfig) -> None:
     """Open the runs, build the sets, score."""
     sets = [instantiate(one) for one in (cfg.evaluation or {}).values()]
-    evaluate_runs(open_runs(cfg.run, cfg.paths.runs), sets, cfg.batch_size)
+    evaluate_runs(open_runs(cfg.run, cfg.paths.runs), sets, cfg.batch_size, cfg.tta)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
-from cropseg.predictor import Predictor
-from cropseg.runs import Run, label
+from cropseg.ground import refuse_trained, shared_ground, training_rows
+from cropseg.predictor import ModelSpec, Predictor
+from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
+from cropseg.seeds import SEED_COLUMNS, seed_rows
+from cropseg.tta import augmented
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class EvaluationSet:
         return replace(self, root=root, split=self.split or run.spec.split)
 
 
-def evaluate(predictor: Predictor, evaluation_set: EvaluationSet, batch_size: int = 8) -> Evaluation:
+def evaluate(
+    predictor: Predictor, evaluation_set: EvaluationSet, batch_size: int = 8, tta: str | None = None
+) -> Evaluation:
     """Score a model on one set.
 
     Patches are read in batches, so memory does not grow with their number. Pixels whose truth is 255 are left out, and
@@ -77,6 +82,7 @@ def evaluate(predictor: Predictor, evaluation_set: EvaluationSet, batch_size: in
         predictor: The model.
         evaluation_set: The patches; ``root`` and ``split`` set.
         batch_size: Patches at a time; scores do not depend on it.
+        tta: Test-time augmentation: ``d4`` averages probabilities over the eight symmetries of a patch; None for none.
 
     Raises:
         ConfigError: The set does not name its dataset and split, or its protocol contradicts the dataset.
@@ -85,8 +91,10 @@ def evaluate(predictor: Predictor, evaluation_set: EvaluationSet, batch_size: in
     """
     if batch_size < 1:
         raise ConfigError("batch_size must be at least 1", batch_size, "set a positive number")
-    dataset, rows = _open(predictor, evaluation_set)
+    predictor = augmented(predictor, tta)
     spec = predictor.spec
+    dataset, rows, trained = _open(spec, evaluation_set)
+    shared = None if trained is None else shared_ground(dataset, rows, *trained)
     classes = len(spec.taxonomy)
     confusion = np.zeros((classes, classes), dtype=np.int64)
     without_label = without_data = 0
@@ -119,13 +127,18 @@ def evaluate(predictor: Predictor, evaluation_set: EvaluationSet, batch_size: in
         without_label=without_label,
         without_data=without_data,
         note=evaluation_set.note,
+        tta=tta or "",
+        shared_ground=shared,
     )
 
 
-def evaluate_runs(runs: Sequence[Run], sets: Sequence[EvaluationSet], batch_size: int = 8) -> list[Evaluation]:
+def evaluate_runs(
+    runs: Sequence[Run], sets: Sequence[EvaluationSet], batch_size: int = 8, tta: str | None = None
+) -> list[Evaluation]:
     """Score each run on each set, store the results in the runs' folders and print a table.
 
-    Every set is opened before the first is scored, so that a wrong path costs no waiting.
+    Every set is opened before the first is scored, so that a wrong path costs no waiting. Runs that differ in their
+    seed alone are shown together in a second table, with mean and range.
 
     Raises:
         ConfigError: No set was chosen, or two of them share a name.
@@ -136,16 +149,25 @@ def evaluate_runs(runs: Sequence[Run], sets: Sequence[EvaluationSet], batch_size
         raise ConfigError("two evaluation sets share a name", [one.name for one in sets], "give each its own")
     chosen = [(run, one.of(run)) for run in runs for one in sets]
     for run, one in chosen:
-        _open(run.predictor, one)
+        _open(run.spec, one)
+    alone = {str(group[0].path) for group in seed_groups(runs) if len(group) == 1}
     results: list[Evaluation] = []
     rows: list[Sequence[object]] = []
-    for run, one in chosen:
-        result = evaluate(run.predictor, one, batch_size)
-        path = run.store(result)
-        say(f"{run.name} on {one.name}: {result.patches} patches, confusion matrix in {path}")
-        results.append(result)
-        rows.extend(score_rows(label(run, runs), result))
+    found: dict[str, dict[str, Evaluation]] = {}
+    for run in runs:
+        for one in (chosen_set for of_run, chosen_set in chosen if of_run is run):
+            result = evaluate(run.predictor, one, batch_size, tta)
+            path = run.store(result)
+            say(f"{run.name} on {result.key}: {result.patches} patches, confusion matrix in {path}")
+            _say_ground(run, result)
+            results.append(result)
+            found.setdefault(str(run.path), {})[result.key] = result
+            rows.extend(score_rows(label(run, runs), result, "one seed" if str(run.path) in alone else ""))
+        run.release()
     table("Scores", SCORE_COLUMNS, rows)
+    scored = [replace(run, evaluations=found[str(run.path)]) for run in runs]
+    if seeds := seed_rows(scored, list(dict.fromkeys(result.key for result in results))):
+        table("Over seeds: mean (lowest … highest)", SEED_COLUMNS, seeds)
     for title, rule in MEANS.values():
         say(f"{title}: {rule}")
     if any(result.simulated for result in results):
@@ -157,19 +179,38 @@ SCORE_COLUMNS = ("model", "set", "protocol", "patches", *(title for title, _ in 
 """Columns of :func:`score_rows`."""
 
 
-def score_rows(model: str, evaluation: Evaluation) -> Iterator[Sequence[object]]:
-    """One row a protocol; the protocol that the set is meant for first."""
+def score_rows(model: str, evaluation: Evaluation, remark: str = "") -> Iterator[Sequence[object]]:
+    """One row a protocol; the protocol that the set is meant for first. ``remark`` stands in the note."""
     for protocol in sorted(PROTOCOLS, key=lambda name: name != evaluation.protocol):
         scores = evaluation.scores(protocol)
         means = (format_score(scores[key]) for key in MEANS)
-        yield (model, evaluation.set, protocol, evaluation.patches, *means, "; ".join(evaluation.caveats))
+        note = "; ".join([*evaluation.caveats, *([remark] if remark else [])])
+        yield (model, evaluation.key, protocol, evaluation.patches, *means, note)
 
 
-def _open(predictor: Predictor, chosen: EvaluationSet) -> tuple[Dataset, list[int]]:
-    """Open a set's dataset and give its rows, once the model may be scored on them."""
+def _say_ground(run: Run, result: Evaluation) -> None:
+    """Tell how much of a set's ground the model was trained on."""
+    if result.shared_ground is None:
+        say(
+            f"{run.name} on {result.set}: its training dataset is gone or was prepared again, "
+            "so whether it was trained on the same ground cannot be told"
+        )
+    elif result.shared_ground > 0:
+        warn(
+            f"{run.name} on {result.set}: {result.shared_ground:.1%} of the patches lie on ground of the training part "
+            "(other dates, other parcels or overlapping windows): their score is optimistic"
+        )
+    else:
+        say(f"{run.name} on {result.set}: no patch lies on ground of the training part")
+
+
+def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], tuple[Dataset, list[int]] | None]:
+    """Open a set's dataset and give its rows, once the model may be scored on them; and what the model was trained on.
+
+    The last is None where it cannot be told.
+    """
     if chosen.root is None or chosen.split is None:
         raise ConfigError(f"evaluation set {chosen.name} lacks root or split", None, "set both, or evaluate a run")
-    spec = predictor.spec
     if not (Path(chosen.root) / "manifest.parquet").is_file():
         remedy = f"make it: {chosen.made_by}" if chosen.made_by else f"set evaluation.{chosen.name}.root=<folder>"
         raise InputError(f"evaluation set {chosen.name}: no dataset at {chosen.root}", None, remedy)
@@ -183,21 +224,17 @@ def _open(predictor: Predictor, chosen: EvaluationSet) -> tuple[Dataset, list[in
         raise InputError(
             f"part {chosen.part} of split {chosen.split} of {dataset.root} has no patch", None, "choose another part"
         )
-    if dataset.digest == spec.manifest_digest:
-        trained = dataset.parts(spec.split)["train"]
-        shared = np.intersect1d(rows, trained)
-        if shared.size:
-            raise MismatchError(
-                f"evaluation set {chosen.name} holds {shared.size} patches that the model was trained on",
-                str(dataset.manifest["id"][int(shared[0])].as_py()),
-                f"evaluate part test of split {spec.split}",
-            )
+    taken = [int(row) for row in rows]
+    same = dataset.digest == spec.manifest_digest
+    trained = (dataset, [int(row) for row in dataset.parts(spec.split)["train"]]) if same else training_rows(spec)
+    if trained is not None:
+        refuse_trained(chosen.name, dataset, taken, *trained)
     elif dataset.spec.name == spec.dataset and chosen.split == spec.split:
         warn(
             f"dataset {dataset.root} was prepared again since the model was trained: "
             "whether its test part was trained on cannot be told"
         )
-    return dataset, [int(row) for row in rows]
+    return dataset, taken, trained
 
 
 def _read(dataset: Dataset, rows: Sequence[int]) -> tuple[UInt16Array, UInt8Array]:

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import warn
-from cropseg.predictor import ModelSpec, Predictor
+from cropseg.predictor import ModelSpec, Predictor, latest_run
 from cropseg.scores import Evaluation
 
 NOT_OF_A_MODEL: Final = ("seed", "paths", "run_dir", "resume", "hydra")
@@ -90,6 +90,10 @@ class Run:
             InputError: ``spec.json`` names no loader of cropseg, or the weights are missing or broken.
         """
         return _loader(self.spec.loader, self.path)(self.path, self.spec)
+
+    def release(self) -> None:
+        """Let go of the loaded model; the next use loads it again. A forest takes a gigabyte."""
+        self.__dict__.pop("predictor", None)
 
     def store(self, evaluation: Evaluation) -> Path:
         """Write an evaluation into the run's folder, atomically, and return its path."""
@@ -209,18 +213,6 @@ def label(run: Run, runs: Sequence[Run]) -> str:
         return run.model
     named = [other for other in twins if other.name == run.name]
     return f"{run.model} ({run.name if len(named) <= 1 else run.path})"
-
-
-def latest_run(folder: Path) -> Path:
-    """The run in ``folder`` (or one level deeper, where sweeps put theirs) that finished last.
-
-    Raises:
-        InputError: There is none.
-    """
-    specs = [*folder.glob("*/spec.json"), *folder.glob("*/*/spec.json")]
-    if not specs:
-        raise InputError(f"no finished run in {folder}", None, "train one: python train.py experiment=demo")
-    return max(specs, key=lambda spec: (spec.stat().st_mtime_ns, str(spec))).parent
 
 
 def read_history(path: Path) -> dict[str, npt.NDArray[np.float64]]:

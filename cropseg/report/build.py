@@ -16,17 +16,20 @@ from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.core.progress import say, track
 from cropseg.report import figures, tables
 from cropseg.report.tables import Table
-from cropseg.runs import Run, label
+from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, format_score
+from cropseg.seeds import group_labels, over_seeds
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of the summary: a model's score on a set."""
+    """One bar of the summary: a model's score on a set, with its range where it has several seeds."""
 
     model: str
     value: float
     text: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Picture:
 def build_report(
     runs: Sequence[Run], out: str | Path, *, title: str = "Crop segmentation report", panels: int = 4
 ) -> Path:
-    """Write the report, and its score table as CSV and Markdown beside it.
+    """Write the report, and its score tables as CSV and Markdown beside it.
+
+    Runs that differ in their seed alone are shown together: means with ranges, curves with bands.
 
     Args:
         runs: The runs; their stored evaluations are shown, and none is computed anew.
@@ -112,7 +117,9 @@ def build_report(
         )
     names = tables.set_names(runs)
     taxonomy = runs[0].spec.taxonomy
-    score_table = tables.scores(runs)
+    score_table, seed_table = tables.scores(runs), tables.seeds(runs)
+    found = seed_groups(runs)
+    groups = list(zip(group_labels(found), found, strict=True))
     galleries = [_gallery(runs, name, panels) for name in track(names, "drawing panels")] if panels else []
     page = _template().render(
         title=title,
@@ -121,22 +128,26 @@ def build_report(
         simulated_note=SIMULATED_NOTE,
         claims=_claims(runs),
         glances=[_glance(runs, name) for name in names],
+        seeds=seed_table,
+        groups=groups,
         score_groups=[_score_group(runs, name) for name in names],
         classes=[tables.classes(runs, name) for name in names],
-        facts=[_facts(run) for run in runs],
+        facts=[_facts(group) for _, group in groups],
         configs=[(run.name, OmegaConf.to_yaml(run.config)) for run in runs if run.config],
-        curves=[(label(run, runs), [Picture(*one) for one in figures.curves(run.history)]) for run in runs],
+        curves=[(_with_n(name, group), _curves(group)) for name, group in groups],
         confusions=_confusions(runs),
         galleries=galleries,
         legend=[(crop.name, f"#{crop.color}") for crop in taxonomy.classes],
         unknown=f"rgb{figures.UNKNOWN}",
         datasets=_datasets(runs),
-        weights=[one for run in runs if (one := tables.weights(run, taxonomy.names, label(run, runs))) is not None],
-        importances=_importances(runs),
+        weights=[one for name, group in groups if (one := tables.weights(group[0], taxonomy.names, name)) is not None],
+        importances=[one for name, group in groups if (one := _importances(name, group)) is not None],
         means=MEANS,
     )
-    storage.write_bytes(out.with_name(f"{out.stem}_scores.csv"), score_table.to_csv().encode())
-    storage.write_bytes(out.with_name(f"{out.stem}_scores.md"), score_table.to_markdown().encode())
+    for what, written in (("scores", score_table), ("seeds", seed_table)):
+        if written is not None:
+            storage.write_bytes(out.with_name(f"{out.stem}_{what}.csv"), written.to_csv().encode())
+            storage.write_bytes(out.with_name(f"{out.stem}_{what}.md"), written.to_markdown().encode())
     storage.write_bytes(out, page.encode())
     say(f"report: {out}")
     return out
@@ -186,15 +197,26 @@ def _claims(runs: Sequence[Run]) -> list[str]:
             )
         else:
             claims.append(f"Split {split}: parts as prepared under that name; their sizes stand below.")
-    claims.append(
-        "One trained model a row, no interval: a difference between two rows speaks of these two fitted models only."
-    )
-    claims.append(
-        "Part test of a run's own split was used neither for training nor for choosing a checkpoint. "
-        "Whether another evaluation set shares ground with the training part is not checked."
-    )
+    if tables.single(runs):
+        claims.append(
+            "A row marked one seed is one trained model without a range: what a difference between two such rows "
+            "says holds for these two fitted models only."
+        )
+    if tables.seeds(runs) is not None:
+        claims.append(
+            "Ranges run from the lowest to the highest seed on the same patches. They show how training scatters, "
+            "not how scores would differ on other ground."
+        )
+    claims.append("Part test of a run's own split was used neither for training nor for choosing a checkpoint.")
     for run in runs:
         for one in run.evaluations.values():
+            if one.shared_ground is None:
+                claims.append(f"Whether set {one.set} shares ground with what {run.name} was trained on is not known.")
+            elif one.shared_ground > 0:
+                claims.append(
+                    f"Of set {one.set}, {one.shared_ground:.1%} of the patches lie on ground that {run.name} was "
+                    "trained on (other dates, other parcels or overlapping windows): its scores are optimistic."
+                )
             if one.part != "test":
                 claims.append(
                     f"Set {one.set} scores part {one.part}: what a model was trained on, or its checkpoint chosen by."
@@ -210,22 +232,27 @@ def _claims(runs: Sequence[Run]) -> list[str]:
 
 
 def _glance(runs: Sequence[Run], name: str) -> Glance:
-    shown = [(run, run.evaluations[name]) for run in runs if name in run.evaluations]
-    first = shown[0][1]
+    shown = over_seeds(runs, name)
+    first = shown[0].evaluations[0]
     bars = []
-    for run, one in shown:
-        value = float(one.scores(one.protocol)["miou_present"])
-        bars.append(Bar(label(run, runs), 0.0 if np.isnan(value) else value, format_score(value)))
+    for one in shown:
+        spread = one.score("miou_present", first.protocol)
+        numbers = [0.0 if np.isnan(value) else value for value in (spread.mean, spread.low, spread.high)]
+        bars.append(Bar(f"{one.model}, {one.n}", numbers[0], str(spread), numbers[1], numbers[2]))
     note = "; ".join([*([first.note] if first.note else []), *first.caveats])
     return Glance(name, note, PROTOCOLS[first.protocol], tuple(bars))
 
 
 def _score_group(runs: Sequence[Run], name: str) -> ScoreGroup:
-    shown = [(label(run, runs), run.evaluations[name]) for run in runs if name in run.evaluations]
+    alone = tables.single(runs)
+    scored = [run for run in runs if name in run.evaluations]
+    shown = [(label(run, runs), run.evaluations[name]) for run in scored]
     rows = []
     for protocol, told in PROTOCOLS.items():
-        for model, one in shown:
+        for run, (model, one) in zip(scored, shown, strict=True):
             marks = tuple((text.split(":")[0].split(",")[0], text) for text in one.caveats)
+            if str(run.path) in alone:
+                marks = (*marks, ("one seed", "one trained model, no range over seeds"))
             found = one.scores(protocol)
             rows.append(ScoreRow(model, told, marks, tuple(format_score(found[key]) for key in MEANS)))
     patches = " or ".join(sorted({f"{one.patches:,} patches" for _, one in shown}))
@@ -233,38 +260,51 @@ def _score_group(runs: Sequence[Run], name: str) -> ScoreGroup:
     return ScoreGroup(name, "; ".join((patches, *caveats)), tuple(rows))
 
 
-def _facts(run: Run) -> Table:
-    facts = tables.facts(run)
+def _with_n(name: str, group: Sequence[Run]) -> str:
+    return name if len(group) == 1 else f"{name}, {len(group)} seeds: mean and range"
+
+
+def _curves(group: Sequence[Run]) -> list[Picture]:
+    return [Picture(*one) for one in figures.curves([run.history for run in group])]
+
+
+def _facts(group: Sequence[Run]) -> Table:
+    facts = tables.facts(group)
     rows = list(facts.rows)
     for name in ("weights.pt", "forest.skops"):
-        if (run.path / name).is_file():
-            rows.insert(2, ("weights on disk", f"{(run.path / name).stat().st_size / 1e6:.2f} MB ({name})"))
+        if (group[0].path / name).is_file():
+            rows.insert(2, ("weights on disk", f"{(group[0].path / name).stat().st_size / 1e6:.2f} MB ({name})"))
     return Table(facts.title, facts.columns, tuple(rows), facts.note)
 
 
 def _confusions(runs: Sequence[Run]) -> list[Picture]:
+    """One matrix for each model and set, the seeds of a model added up."""
     found = []
     for name in tables.set_names(runs):
-        for run in runs:
-            if name in run.evaluations:
-                one = run.evaluations[name]
-                picture = figures.confusion(one.confusion, one.classes)
-                found.append(Picture(f"{label(run, runs)} on {name}", picture, "; ".join(one.caveats)))
+        for one in over_seeds(runs, name):
+            first = one.evaluations[0]
+            total = np.sum([evaluation.confusion for evaluation in one.evaluations], axis=0)
+            added = [f"{one.n} added up"] if len(one.seeds) > 1 else []
+            note = "; ".join([*added, *first.caveats])
+            found.append(Picture(f"{one.model} on {name}", figures.confusion(total, first.classes), note))
     return found
 
 
-def _importances(runs: Sequence[Run]) -> list[Table]:
-    found = []
-    for run in runs:
+def _importances(name: str, group: Sequence[Run]) -> Table | None:
+    """Mean and range of a forest's feature importances over its seeds; None where no run has any."""
+    ranked: dict[str, list[float]] = {}
+    kind = ""
+    for run in group:
         path = run.path / "importances.json"
         if path.is_file():
             content = storage.read_json(path)
             try:
-                ranked = {str(one["name"]): float(one["importance"]) for one in content["features"]}
-                found.append(tables.importances(label(run, runs), str(content["kind"]), ranked))
+                for one in content["features"]:
+                    ranked.setdefault(str(one["name"]), []).append(float(one["importance"]))
+                kind = str(content["kind"])
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path} holds no feature importances", str(error), "train the run again") from error
-    return found
+    return tables.importances(name, kind, ranked) if ranked else None
 
 
 def _datasets(runs: Sequence[Run]) -> list[tuple[str, str, list[Table]]]:
@@ -290,8 +330,8 @@ def _datasets(runs: Sequence[Run]) -> list[tuple[str, str, list[Table]]]:
 
 
 def _gallery(runs: Sequence[Run], name: str, count: int) -> Gallery:
-    """Panels of one set; a dataset or a model that is gone is a reason, not a failure."""
-    shown = [run for run in runs if name in run.evaluations]
+    """Panels of one set, by the first seed of each model; a dataset or a model that is gone is a reason, no failure."""
+    shown = [run for run in (group[0] for group in seed_groups(runs)) if name in run.evaluations]
     evaluation = shown[0].evaluations[name]
     try:
         dataset = open_dataset(evaluation.root)

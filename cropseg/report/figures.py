@@ -14,33 +14,38 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from cropseg.core.bands import NODATA
-from cropseg.core.labels import IGNORE
-from cropseg.core.scene import UInt8Array, UInt16Array
-from cropseg.core.taxonomy import Taxonomy
+from cropseg.core.scene import UInt8Array
+from cropseg.pictures import UNKNOWN, paint, true_color
+
+__all__ = ["UNKNOWN", "confusion", "curves", "embed", "paint", "true_color"]
 
 INK: Final = "#1c2b22"
 LINES: Final = ("#1f6f4a", "#c9822b", "#4a6fa5", "#8c3b5e", "#6b6b6b")
-UNKNOWN: Final = (224, 224, 224)
-"""Colour of pixels without label or without data."""
 
 
-def curves(history: Mapping[str, npt.NDArray[np.float64]]) -> list[tuple[str, str]]:
-    """Training curves: (title, picture) of loss, validation mIoU and learning rate, as far as they were logged."""
+def curves(histories: Sequence[Mapping[str, npt.NDArray[np.float64]]]) -> list[tuple[str, str]]:
+    """Training curves: (title, picture) of loss, validation mIoU and learning rate, as far as they were logged.
+
+    Args:
+        histories: Columns of ``metrics.csv`` by name, one for each seed. With several, the line is their mean and the
+            band runs from the lowest to the highest; where some stopped earlier, over those that went on.
+    """
     found = []
+    names = list(dict.fromkeys(name for history in histories for name in history))
     for title, wanted, log in (
-        ("Loss", [n for n in history if n.endswith("loss")], False),
-        ("Validation mIoU, present classes", [n for n in history if n == "val_miou_present"], False),
-        ("Learning rate", [n for n in history if n == "lr" or n.startswith("lr-") or n == "learning_rate"], True),
+        ("Loss", [n for n in names if n.endswith("loss")], False),
+        ("Validation mIoU, present classes", [n for n in names if n == "val_miou_present"], False),
+        ("Learning rate", [n for n in names if n == "lr" or n.startswith("lr-") or n == "learning_rate"], True),
     ):
-        columns = [name for name in wanted if np.isfinite(history[name]).any()]
-        if not columns or len(history["epoch"]) < 2:
+        columns = {name: column for name in wanted if len(column := _over_epochs(histories, name))}
+        if not columns or max(len(history.get("epoch", ())) for history in histories) < 2:
             continue
         figure, axes = _figure(5.2, 3.0)
-        for name, colour in zip(columns, LINES, strict=False):
-            known = np.isfinite(history[name])
-            epochs = history["epoch"][known] + 1
-            axes.plot(epochs, history[name][known], color=colour, lw=1.8, label=name.replace("_", " "))
+        for (name, column), colour in zip(columns.items(), LINES, strict=False):
+            epochs, mean, low, high = column.T
+            axes.plot(epochs, mean, color=colour, lw=1.8, label=name.replace("_", " "))
+            if len(histories) > 1:
+                axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
         if log:
             axes.set_yscale("log")
         axes.set_xlabel("epoch")
@@ -50,6 +55,18 @@ def curves(history: Mapping[str, npt.NDArray[np.float64]]) -> list[tuple[str, st
             axes.legend(frameon=False)
         found.append((title, _address(figure)))
     return found
+
+
+def _over_epochs(histories: Sequence[Mapping[str, npt.NDArray[np.float64]]], name: str) -> npt.NDArray[np.float64]:
+    """Epoch (from 1), mean, lowest and highest of a column over the histories; (epochs, 4), those that have a value."""
+    values: dict[int, list[float]] = {}
+    for history in histories:
+        if name in history:
+            for epoch, value in zip(history["epoch"], history[name], strict=True):
+                if np.isfinite(value):
+                    values.setdefault(int(epoch) + 1, []).append(float(value))
+    rows = [(epoch, np.mean(one), min(one), max(one)) for epoch, one in sorted(values.items())]
+    return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
 def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> str:
@@ -70,36 +87,6 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return _address(figure)
-
-
-def true_color(image: UInt16Array, bands: Sequence[str]) -> UInt8Array:
-    """An image as the eye would see it: red, green and blue stretched from the 2nd to the 98th percentile.
-
-    Args:
-        image: uint16 (bands, height, width), 0 = no data.
-        bands: Channel order; without B04, B03 and B02 the first band is shown in grey.
-
-    Returns:
-        uint8 (height, width, 3); no data in grey.
-    """
-    wanted = [bands.index(name) if name in bands else 0 for name in ("B04", "B03", "B02")]
-    picture = image[wanted].astype(np.float64)
-    empty = (image == NODATA).any(axis=0)
-    if not empty.all():
-        # One stretch for the three channels keeps the hue.
-        low, high = np.percentile(picture[:, ~empty], (2, 98))
-        picture = ((picture - low) / max(high - low, 1)).clip(0, 1) ** 0.8
-    pixels = (np.moveaxis(picture.clip(0, 1), 0, -1) * 255).astype(np.uint8)
-    pixels[empty] = UNKNOWN
-    return pixels
-
-
-def paint(mask: UInt8Array, taxonomy: Taxonomy) -> UInt8Array:
-    """Labels in the taxonomy's colours, uint8 (height, width, 3); 255 in grey."""
-    palette = np.full((IGNORE + 1, 3), UNKNOWN, dtype=np.uint8)
-    palette[: len(taxonomy)] = taxonomy.colors
-    painted: UInt8Array = palette[mask]
-    return painted
 
 
 def embed(pixels: UInt8Array) -> str:

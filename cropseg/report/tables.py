@@ -11,8 +11,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cropseg.core.manifest import PARTS, Dataset
-from cropseg.runs import Run, label
+from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, Evaluation, format_score
+from cropseg.seeds import SEED_COLUMNS, Spread, over_seeds, seed_rows
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def _line(cells: Iterable[str]) -> str:
 def scores(runs: Sequence[Run]) -> Table:
     """Runs × evaluation sets × both protocols; the protocol that a set is meant for stands first."""
     rows = []
+    alone = single(runs)
     for name in set_names(runs):
         for protocol in ("all", "crop"):
             for run in runs:
@@ -83,7 +85,7 @@ def scores(runs: Sequence[Run]) -> Table:
                 one = run.evaluations[name]
                 found = one.scores(protocol)
                 means = (format_score(found[key]) for key in MEANS)
-                remark = "; ".join(one.caveats)
+                remark = "; ".join([*one.caveats, *(["one seed"] if str(run.path) in alone else [])])
                 rows.append((name, PROTOCOLS[protocol], label(run, runs), f"{one.patches:,}", *means, remark))
     columns = (
         Column("evaluation set", text=True),
@@ -96,20 +98,43 @@ def scores(runs: Sequence[Run]) -> Table:
     return Table("Scores of every run on every evaluation set", columns, tuple(rows))
 
 
+def single(runs: Sequence[Run]) -> set[str]:
+    """Paths of the runs that have no other seed beside them."""
+    return {str(group[0].path) for group in seed_groups(runs) if len(group) == 1}
+
+
+def seeds(runs: Sequence[Run]) -> Table | None:
+    """Mean and range over the seeds of each model, on each set; None where no model has two seeds."""
+    rows = seed_rows(runs, set_names(runs))
+    if not rows:
+        return None
+    texts = ("evaluation set", "protocol", "model", "seeds", "note")
+    rules = {title: rule for title, rule in MEANS.values()}
+    columns = tuple(Column(title, rules.get(title, ""), text=title in texts) for title in SEED_COLUMNS)
+    note = (
+        "Mean (lowest … highest) over runs that differ in nothing but their seed, which are named in brackets. A range "
+        "over a few seeds is no confidence interval: it shows how far training itself scatters, on the same patches."
+    )
+    return Table("Scores over seeds", columns, tuple(rows), note)
+
+
 def classes(runs: Sequence[Run], name: str) -> Table:
-    """IoU, class accuracy and support per class on one evaluation set, under the protocol that it is meant for."""
-    shown = [(label(run, runs), run.evaluations[name]) for run in runs if name in run.evaluations]
-    first = shown[0][1]
-    results = [(title, one.scores(one.protocol)) for title, one in shown]
+    """IoU, class accuracy and support per class on one evaluation set, under the protocol that it is meant for.
+
+    Models with several seeds have mean and range in a cell.
+    """
+    shown = over_seeds(runs, name)
+    first = shown[0].evaluations[0]
+    results = [[e.scores(first.protocol) for e in one.evaluations] for one in shown]
     rows = tuple(
         (
             crop,
-            f"{results[0][1]['support'][i]:,}",
-            *(format_score(found[key][i]) for _, found in results for key in ("iou", "accuracy")),
+            f"{results[0][0]['support'][i]:,}",
+            *(str(Spread.of([one[key][i] for one in found])) for found in results for key in ("iou", "accuracy")),
         )
         for i, crop in enumerate(first.classes)
     )
-    heads = [Column(f"{title}: {what}") for title, _ in results for what in ("IoU", "class acc.")]
+    heads = [Column(f"{one.model}, {one.n}: {what}") for one in shown for what in ("IoU", "class acc.")]
     note = (
         f"{PROTOCOLS[first.protocol].capitalize()}, {first.patches:,} patches. "
         "n/a: no pixel of the class in truth (accuracy) or in truth and prediction (IoU)."
@@ -203,20 +228,22 @@ def _class_values(config: DictConfig, count: int) -> list[float] | None:
     return search(groups.get("loss"), "") or search(groups.get("model"), "")
 
 
-def importances(model: str, kind: str, ranked: Mapping[str, float]) -> Table:
-    """What a forest's decisions rest on."""
-    rows = tuple((name, f"{value:.4f}") for name, value in sorted(ranked.items(), key=lambda item: -item[1]))
+def importances(model: str, kind: str, ranked: Mapping[str, Sequence[float]]) -> Table:
+    """What a forest's decisions rest on, over its seeds."""
+    spreads = sorted(((name, Spread.of(values)) for name, values in ranked.items()), key=lambda item: -item[1].mean)
+    rows = tuple((name, str(spread)) for name, spread in spreads)
     note = f"{kind.capitalize()}, summing to 1. Correlated bands share what either would have alone."
     columns = (Column("feature", text=True), Column("importance"))
     return Table(f"Feature importances, {model}", columns, rows, note)
 
 
-def facts(run: Run) -> Table:
-    """What a run is."""
+def facts(runs: Sequence[Run]) -> Table:
+    """What the runs of one model are, which differ in their seed at most: the first stands for all."""
+    run = runs[0]
     spec = run.spec
     history = run.history.get("epoch")
     rows = [
-        ("run", run.name),
+        ("run", ", ".join(one.name for one in runs)),
         ("model", run.model),
         ("training data", f"{spec.dataset}, split {spec.split}"),
         ("manifest SHA-256", spec.manifest_digest),
@@ -225,18 +252,21 @@ def facts(run: Run) -> Table:
         ("window", f"{spec.patch_size} × {spec.patch_size} px at {spec.resolution:g} m"),
         ("pixels", "simulated" if spec.simulated else "measured"),
     ]
-    if isinstance(score := run.validation.get("miou_present"), int | float):
-        epoch = run.validation.get("epoch")
-        chosen = f", epoch {epoch + 1}" if isinstance(epoch, int) and history is not None and len(history) > 1 else ""
-        rows.append(("validation mIoU, present", f"{format_score(score)}{chosen}"))
+    scores = [one.validation.get("miou_present") for one in runs]
+    if known := [score for score in scores if isinstance(score, int | float)]:
+        epochs = [one.validation.get("epoch") for one in runs]
+        numbers = ", ".join(str(epoch + 1) for epoch in epochs if isinstance(epoch, int))
+        chosen = f", epoch {numbers}" if numbers and history is not None and len(history) > 1 else ""
+        rows.append(("validation mIoU, present", f"{Spread.of(known)}{chosen}"))
     if history is not None and len(history) > 1:
         rows.append(("epochs", f"{len(history)}"))
     for key, title in (("seed", "seed"), ("loss._target_", "loss"), ("optimizer._target_", "optimiser")):
-        value = OmegaConf.select(run.config, key, default=None)
-        if value is not None:
-            rows.append((title, str(value).removeprefix("cropseg.")))
+        values = [OmegaConf.select(one.config, key, default=None) for one in runs]
+        if told := dict.fromkeys(str(value).removeprefix("cropseg.") for value in values if value is not None):
+            rows.append((title, ", ".join(told)))
     rows.extend((name, str(version)) for name, version in spec.versions.items())
-    return Table(f"Run {run.name}", (Column("", text=True), Column("", text=True)), tuple(rows))
+    title = f"Run {run.name}" if len(runs) == 1 else f"{run.model}, {len(runs)} seeds"
+    return Table(title, (Column("", text=True), Column("", text=True)), tuple(rows))
 
 
 def set_names(runs: Sequence[Run]) -> list[str]:

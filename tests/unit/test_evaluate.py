@@ -2,7 +2,9 @@ import dataclasses
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import shapely
 import sklearn.metrics
 from factory import make_dataset
 from fakes import Hashed, Majority, Nearest, make_run, spec_for, with_predictor
@@ -12,10 +14,17 @@ from hydra.utils import instantiate
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, CropsegError, InputError, MismatchError
 from cropseg.evaluate import EvaluationSet, evaluate, evaluate_runs
+from cropseg.ground import refuse_trained, shared_ground, training_rows
 from cropseg.runs import open_run
 from cropseg.scores import SIMULATED_NOTE
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
+RANDOM_PLACES = np.random.default_rng(3).uniform(0, 5, (2, 8, 2))
+
+
+def _with_footprints(manifest, boxes):
+    column = pa.array([box.wkb for box in boxes], pa.binary())
+    return manifest.set_column(manifest.schema.get_field_index("geometry"), "geometry", column)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +142,61 @@ def test_a_dataset_made_again_since_training_is_pointed_out(tmp_path, capsys):
     data = make_dataset(tmp_path, n=10, size=16)
     evaluate(Nearest(spec_for(data, manifest_digest="1" * 64)), chosen(data))
     assert "prepared again since" in capsys.readouterr().err
+
+
+def test_ground_shared_with_the_training_part_is_measured_and_told(tmp_path, capsys):
+    own = make_dataset(tmp_path / "own", n=10, size=16)
+    later = make_dataset(tmp_path / "later", n=10, size=16, seed=9, parts=TEST_ONLY, name="later")
+    spec = spec_for(own, dataset_root=str(own.root))
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec, own)), Nearest(spec))
+    results = evaluate_runs([run], [EvaluationSet("internal", None, None), chosen(later, name="later")])
+    # The later images lie where all ten patches do, six of which are in the training part; neighbours only touch.
+    assert [one.shared_ground for one in results] == [0.0, 0.6]
+    shown = capsys.readouterr()
+    assert "r on later: 60.0% of the patches lie on ground of the training part" in " ".join(shown.err.split())
+    assert "r on internal: no patch lies on ground of the training part" in shown.out
+    assert "ground shared with training: 60% of the patches" in results[1].caveats
+    assert evaluate(Nearest(spec_for(own)), chosen(later)).shared_ground is None
+
+
+def test_ground_is_compared_with_shapely_one_by_one(tmp_path):
+    a, b = (make_dataset(tmp_path / name, n=8, size=8) for name in "ab")
+    boxes = [[shapely.box(x, y, x + 1, y + 1) for x, y in places] for places in RANDOM_PLACES]
+    a, b = (
+        dataclasses.replace(data, manifest=_with_footprints(data.manifest, found))
+        for data, found in zip((a, b), boxes, strict=True)
+    )
+    expected = np.mean([any(one.intersection(other).area > 0.01 for other in boxes[1][:5]) for one in boxes[0]])
+    assert 0 < expected < 1
+    assert shared_ground(a, range(8), b, range(5)) == expected
+    assert shared_ground(a, range(8), b, []) == 0.0
+
+
+def test_the_same_patches_under_another_name_are_refused(tmp_path):
+    own = make_dataset(tmp_path / "own", n=10, size=16)
+    copy = make_dataset(tmp_path / "copy", n=10, size=16, parts=TEST_ONLY, name="copy", protocol="crop")
+    spec = spec_for(own, dataset_root=str(own.root), manifest_digest=own.digest)
+    copy = dataclasses.replace(copy, digest="1" * 64)  # as if a column differed
+    with pytest.raises(MismatchError, match="6 patches that the model was trained on"):
+        refuse_trained("x", copy, range(10), *training_rows(spec))
+    refuse_trained("x", copy, own.parts("location")["test"], *training_rows(spec))
+    assert training_rows(spec_for(own)) is None
+    assert training_rows(spec_for(own, dataset_root=str(own.root), manifest_digest="1" * 64)) is None
+    assert training_rows(spec_for(own, dataset_root=str(own.root), split="other")) is None
+
+
+def test_scores_with_test_time_augmentation_lie_beside_those_without(tmp_path):
+    own = make_dataset(tmp_path / "own", n=5, size=16)
+    spec = spec_for(own)
+    run = open_run(make_run(tmp_path / "r", spec, own))
+    for tta in (None, "d4"):
+        evaluate_runs([with_predictor(run, Nearest(spec))], [EvaluationSet("internal", None, None)], tta=tta)
+    kept = open_run(run.path).evaluations
+    assert {key: one.tta for key, one in kept.items()} == {"internal": "", "internal+d4": "d4"}
+    # The stand-in looks at single pixels, so the eight views agree.
+    np.testing.assert_array_equal(kept["internal"].confusion, kept["internal+d4"].confusion)
+    with pytest.raises(ConfigError, match="d4 or null"):
+        evaluate(Nearest(spec), chosen(own), tta="eight")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cropseg.core.errors import ConfigError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
 from cropseg.report import figures, tables
 from cropseg.report.build import build_report, choose_patches
-from cropseg.runs import label, open_run
+from cropseg.runs import label, open_run, open_runs
 from cropseg.scores import MEANS, SIMULATED_NOTE
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
@@ -71,7 +71,10 @@ def runs(tmp_path_factory):
         EvaluationSet("away", str(away.root), "location", protocol="crop"),
     ]
     evaluate_runs(found, sets)
-    return [with_predictor(open_run(run.path), run.predictor) for run in found]
+    return [
+        with_predictor(open_run(found[0].path), Nearest(spec)),
+        with_predictor(open_run(found[1].path), Hashed(spec)),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +227,8 @@ def test_pictures_show_colours_and_grey_for_the_unknown():
         figures.true_color(image, spec_for().bands) == figures.paint(np.full((4, 4), 255, np.uint8), taxonomy)
     ).all()
     assert figures.true_color(image[:1] + 5, ("B08",)).shape == (4, 4, 3)
-    assert figures.curves({"epoch": np.array([0.0]), "train_loss": np.array([1.0])}) == []
+    assert figures.curves([{"epoch": np.array([0.0]), "train_loss": np.array([1.0])}]) == []
+    assert figures.curves([{}]) == []
 
 
 def test_twins_are_told_apart_by_their_folder(tmp_path):
@@ -243,9 +247,72 @@ def test_what_a_score_may_not_be_taken_for_is_claimed(tmp_path):
     assert "Set chosen_by scores part val" in words
     assert "prepared again" not in words
     again = make_dataset(tmp_path / "again", n=10, size=32, seed=5)
-    evaluate_runs([run], [EvaluationSet("again", str(again.root), "location")])
+    evaluate_runs([with_predictor(run, Nearest(run.spec))], [EvaluationSet("again", str(again.root), "location")])
     words = Page(build_report([open_run(run.path)], tmp_path / "r.html", panels=0).read_text()).words
     assert "Dataset tiny was prepared again between the training of r and its evaluation on again" in words
+
+
+class Wrong(Nearest):
+    """Right up to ``seed`` columns of each window, which are called background."""
+
+    def __init__(self, spec, seed):
+        super().__init__(spec)
+        self.columns = seed
+
+    def labels(self, images):
+        labels = super().labels(images)
+        labels[..., : self.columns] = 0
+        return labels
+
+
+def test_seeds_of_one_model_are_shown_with_their_range_first(tmp_path, capsys):
+    own = make_dataset(tmp_path / "own", n=10, size=16)
+    spec = spec_for(own)
+    runs = []
+    for seed in (0, 4, 8):
+        run = open_run(make_run(tmp_path / "sweep" / f"{seed}_net", spec, own, model="net", seed=seed))
+        storage.write_json(run.path / "importances.json", IMPORTANCES)
+        runs.append(with_predictor(run, Wrong(spec, seed)))
+    (tmp_path / "sweep" / "multirun.yaml").write_text("")
+    runs.append(with_predictor(open_run(make_run(tmp_path / "r", spec, own, model="other", seed=1)), Nearest(spec)))
+    results = evaluate_runs(runs, [EvaluationSet("internal", None, None)])
+    shown = capsys.readouterr().out
+    assert "Over seeds: mean (lowest … highest)" in shown
+    scores = [one.scores("all")["miou_present"] for one in results[:3]]
+    assert scores[0] > scores[1] > scores[2]
+    expected = f"{np.mean(scores):.4f} ({scores[2]:.4f} … {scores[0]:.4f})"
+
+    out = build_report(
+        open_runs([str(tmp_path / "sweep"), str(tmp_path / "r")], tmp_path), tmp_path / "r.html", panels=0
+    )
+    words = Page(out.read_text()).words
+    assert expected in words
+    assert words.index("Scores over seeds") < words.index("Run by run")
+    assert "net, 3 seeds: mean and range" in words
+    assert "2 models in 4 runs" in words
+    assert "3 seeds added up" in words
+    for beside in ("r_seeds.csv", "r_seeds.md"):
+        text = (tmp_path / beside).read_text()
+        assert expected in text
+        assert "3 (0, 4, 8)" in text
+        assert SIMULATED_NOTE in text
+    rows = (tmp_path / "r_scores.md").read_text().splitlines()
+    assert sum("one seed" in row for row in rows) == 2
+    assert all("one seed" not in row for row in rows if "| net" in row)
+
+
+def test_without_several_seeds_there_is_no_such_table(page):
+    assert "Scores over seeds" not in page.read_text()
+    assert not page.with_name("report_seeds.md").exists()
+    assert "one seed" in page.with_name("report_scores.csv").read_text()
+
+
+def test_a_curve_over_seeds_has_the_mean_and_range_of_what_each_epoch_has():
+    long = {"epoch": np.array([0.0, 1, 2]), "val_loss": np.array([3.0, np.nan, 1])}
+    short = {"epoch": np.array([0.0, 1]), "val_loss": np.array([1.0, 2])}
+    found = figures._over_epochs([long, short], "val_loss")
+    np.testing.assert_array_equal(found, [[1, 2, 1, 3], [2, 2, 2, 2], [3, 1, 1, 1]])
+    assert [title for title, _ in figures.curves([long, short])] == ["Loss"]
 
 
 def test_tables_of_twins_are_told_apart(tmp_path):

@@ -1,0 +1,113 @@
+"""What one model scores over several seeds: mean, lowest and highest, read off the stored evaluations of its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cropseg.runs import Run, seed_groups
+from cropseg.scores import MEANS, PROTOCOLS, Evaluation, Protocol, format_score
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A score over seeds; all NaN where no run has it."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Mean and range of the values that are numbers."""
+        known = [float(value) for value in values if not math.isnan(value)]
+        return cls(float(np.mean(known)), min(known), max(known)) if known else cls(math.nan, math.nan, math.nan)
+
+    def __str__(self) -> str:
+        """``mean (lowest … highest)``; the mean alone where there is no range."""
+        if self.low == self.high or math.isnan(self.mean):
+            return format_score(self.mean)
+        return f"{format_score(self.mean)} ({format_score(self.low)} … {format_score(self.high)})"
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """The scores of one model on one evaluation set over its seeds.
+
+    Attributes:
+        model: What tables call it.
+        seeds: Seeds of the runs, as they were given; None where a run's config tells none.
+        evaluations: One a seed, all of the same patches.
+    """
+
+    model: str
+    seeds: tuple[int | None, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def n(self) -> str:
+        """How many seeds, in words."""
+        return "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+
+    def score(self, key: str, protocol: Protocol) -> Spread:
+        """A score of :data:`cropseg.scores.MEANS` over the seeds."""
+        return Spread.of([one.scores(protocol)[key] for one in self.evaluations])
+
+
+def group_labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """What a table calls each group: its model, with the names of its runs where another group has the same model."""
+    models = [group[0].model for group in groups]
+    labels = []
+    for group, model in zip(groups, models, strict=True):
+        places = list(dict.fromkeys(run.name.split("/")[0] for run in group))
+        labels.append(model if models.count(model) == 1 else f"{model} ({', '.join(places)})")
+    if len(set(labels)) == len(labels):
+        return labels
+    return [f"{model} ({', '.join(run.name for run in group)})" for group, model in zip(groups, models, strict=True)]
+
+
+def over_seeds(runs: Sequence[Run], key: str) -> list[SeedScores]:
+    """The models that were scored on the set ``key``, each over its seeds; a model with one seed is among them.
+
+    Evaluations of other patches than those of a group's first evaluated run are not averaged with it: they stand alone.
+    """
+    groups = seed_groups(runs)
+    found = []
+    for group, label in zip(groups, group_labels(groups), strict=True):
+        alike: dict[tuple[str, str, str], list[Run]] = {}
+        for run in group:
+            if key in run.evaluations:
+                one = run.evaluations[key]
+                alike.setdefault((one.manifest_digest, one.split, one.part), []).append(run)
+        for same in alike.values():
+            scored = tuple(run.evaluations[key] for run in same)
+            named = label if len(alike) == 1 else f"{label} ({', '.join(run.name for run in same)})"
+            found.append(SeedScores(named, tuple(run.seed for run in same), scored))
+    return found
+
+
+SEED_COLUMNS = ("evaluation set", "protocol", "model", "seeds", *(title for title, _ in MEANS.values()), "note")
+"""Columns of :func:`seed_rows`."""
+
+
+def seed_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """Rows of the table over seeds: set × protocol × model; empty if no model has two seeds on any set.
+
+    The protocol that a set is meant for stands first.
+    """
+    rows = []
+    several = False
+    for key in keys:
+        scored = over_seeds(runs, key)
+        several |= any(len(one.seeds) > 1 for one in scored)
+        meant = next((one.evaluations[0].protocol for one in scored), "all")
+        for protocol in sorted(PROTOCOLS, key=lambda name: name != meant):
+            for one in scored:
+                means = (str(one.score(name, protocol)) for name in MEANS)
+                note = "; ".join(dict.fromkeys(text for e in one.evaluations for text in e.caveats))
+                seeds = ", ".join("?" if seed is None else str(seed) for seed in one.seeds)
+                rows.append((key, PROTOCOLS[protocol], one.model, f"{len(one.seeds)} ({seeds})", *means, note))
+    return rows if several else []
