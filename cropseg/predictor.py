@@ -35,6 +35,11 @@ class ModelSpec:
         versions: Package versions and git commit.
         dataset_root: Folder of the training dataset where it lay then; empty if not known.
         reading: How its products were read (``resampling``, ``boa_offset``), as far as the dataset tells.
+        labels: How much of the training part's labels it saw, :func:`cropseg.data.few_labels.with_few_labels`; empty
+            for all, uncounted.
+        init_from: The run that its weights started from, :class:`cropseg.learners.init.Init`: ``run``, ``folder``,
+            ``frozen`` and ``trained_on``, all that the weights had learned from before (``dataset``,
+            ``manifest_digest``, ``split``, ``dataset_root`` of each); empty if it started afresh.
     """
 
     loader: str
@@ -50,6 +55,8 @@ class ModelSpec:
     versions: Mapping[str, str] = field(default_factory=dict)
     dataset_root: str = ""
     reading: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    init_from: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -61,8 +68,10 @@ class ModelSpec:
         model: Mapping[str, Any],
         versions: Mapping[str, str],
         patch_size: int | None = None,
+        init_from: Mapping[str, Any] | None = None,
     ) -> ModelSpec:
         """What a model remembers of ``dataset``; ``patch_size`` where it was trained on crops of the patches."""
+        init_from = init_from or {}
         spec = dataset.spec
         return cls(
             loader=loader,
@@ -71,14 +80,22 @@ class ModelSpec:
             taxonomy=spec.taxonomy,
             resolution=spec.resolution,
             patch_size=patch_size or spec.patch_size,
-            simulated=spec.simulated,
+            simulated=spec.simulated or bool(init_from.get("simulated")),
             dataset=spec.name,
             manifest_digest=dataset.digest,
             split=split,
             versions=versions,
             dataset_root=str(dataset.root.resolve()),
             reading=_reading(spec),
+            labels=dataset.labels,
+            init_from=init_from,
         )
+
+    @property
+    def trained_on(self) -> tuple[Mapping[str, str], ...]:
+        """Everything that the weights learned from: this dataset first, then what they had learned from before."""
+        mine = {key: str(getattr(self, key)) for key in ("dataset", "manifest_digest", "split", "dataset_root")}
+        return (mine, *self.init_from.get("trained_on", ()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``spec.json``."""
@@ -138,6 +155,18 @@ def read_validation(folder: Path, classes: int) -> tuple[npt.NDArray[np.int64], 
     if confusion.shape != (classes, classes) or protocol not in ("all", "crop"):
         raise InputError(f"{path} is of another model", (confusion.shape, protocol), "copy the run again")
     return confusion, epoch, protocol
+
+
+def latest_run(folder: Path) -> Path:
+    """The run in ``folder`` (or one level deeper, where sweeps put theirs) that finished last.
+
+    Raises:
+        InputError: There is none.
+    """
+    specs = [*folder.glob("*/spec.json"), *folder.glob("*/*/spec.json")]
+    if not specs:
+        raise InputError(f"no finished run in {folder}", None, "train one: python train.py experiment=demo")
+    return max(specs, key=lambda spec: (spec.stat().st_mtime_ns, str(spec))).parent
 
 
 class Predictor(Protocol):

@@ -17,6 +17,8 @@ initialised by He et al. (2015), normal, fan-in; the head likewise but with gain
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -61,6 +63,9 @@ class UNet4LevelsGN(nn.Module):
     Raises:
         ConfigError: ``groups`` does not divide ``base``, or a number is out of range.
     """
+
+    encoder_parts: ClassVar[tuple[str, ...]] = ("down0", "down1", "down2", "down3", "bottleneck", "bottleneck_dropout")
+    """Modules that ``freeze_encoder`` takes out of training, see :mod:`cropseg.models.transfer`."""
 
     def __init__(
         self,
