@@ -1,0 +1,172 @@
+"""The paper's Figure 3 of any run: loss, validation mIoU, pixel accuracy and learning rate over the epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.progress import say
+from cropseg.runs import Run, label, seed_groups
+from cropseg.scores import MEANS, SIMULATED_NOTE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS: Final = ("png", "svg", "pdf")
+COLORS: Final = ("#1f6f4a", "#c9822b", "#4a6fa5", "#8c3b5e", "#6b6b6b", "#b0a030", "#3a9c9c", "#222222")
+INK: Final = "#1c2b22"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of each panel: a run, or runs that differ in their seed alone.
+
+    Attributes:
+        name: In the legend.
+        histories: Columns of ``metrics.csv``, one mapping a run.
+        chosen: Epoch of the checkpoint that became the run, from 0; None over several runs or where it is not known.
+    """
+
+    name: str
+    histories: tuple[Mapping[str, npt.NDArray[np.float64]], ...]
+    chosen: int | None
+
+    def over_epochs(self, column: str) -> npt.NDArray[np.float64]:
+        """Epoch (from 1), mean, lowest and highest of a column; (epochs, 4), the epochs that have a finite value.
+
+        Where some runs stopped earlier, over those that went on.
+        """
+        values: dict[int, list[float]] = {}
+        for history in self.histories:
+            if column in history:
+                for epoch, value in zip(history["epoch"], history[column], strict=True):
+                    if math.isfinite(value):
+                        values.setdefault(int(epoch) + 1, []).append(float(value))
+        rows = [(epoch, float(np.mean(one)), min(one), max(one)) for epoch, one in sorted(values.items())]
+        return np.array(rows, dtype=np.float64).reshape(-1, 4)
+
+
+def lines(runs: Sequence[Run], *, mean: bool) -> list[Line]:
+    """A line for each run; with ``mean``, for each group of runs that differ in their seed alone.
+
+    Raises:
+        InputError: A run was not trained by epochs, or its ``metrics.csv`` is gone.
+    """
+    for run in runs:
+        if not run.history:
+            raise InputError(f"{run.path} holds no metrics.csv", None, "train it again, or give another run")
+        if "train_loss" not in run.history:
+            raise InputError(
+                f"{label(run, runs)} was not trained by epochs, so it has no curves",
+                str(run.path),
+                "name a network's run",
+            )
+    groups = seed_groups(runs) if mean else [[run] for run in runs]
+    found = []
+    for group in groups:
+        several = len(group) > 1
+        name = (
+            f"{label(group[0], [one[0] for one in groups])}, {len(group)} seeds" if several else label(group[0], runs)
+        )
+        epoch = group[0].validation.get("epoch")
+        chosen = epoch if isinstance(epoch, int) and not several else None
+        found.append(Line(name, tuple(run.history for run in group), chosen))
+    return found
+
+
+def draw(
+    runs: Sequence[Run], out: Path, *, formats: Sequence[str] = ("png", "svg"), miou: str = "miou", mean: bool = False
+) -> list[Path]:
+    """Draw the four panels and write them.
+
+    Args:
+        runs: Finished runs of networks.
+        out: Path of the figure; its suffix is replaced by each of ``formats``.
+        formats: Of ``png``, ``svg`` and ``pdf``.
+        miou: Which of the means over classes panel (b) shows, a key of :data:`cropseg.scores.MEANS`.
+        mean: Whether runs that differ in their seed alone become one line with a band from the lowest to the highest.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: An unknown format or score.
+        InputError: A run has no curves.
+    """
+    unknown = [one for one in formats if one not in FORMATS]
+    if unknown or not formats:
+        raise ConfigError("formats must be of png, svg, pdf", list(formats), "formats=[png,svg]")
+    known = [name for name in MEANS if name.startswith("miou")]
+    if miou not in known:
+        raise ConfigError("miou names no mean over classes", miou, f"choose from {', '.join(known)}")
+    drawn = lines(runs, mean=mean)
+
+    # Imported here: it takes a second, and nothing above needs it.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
+    title = MEANS[miou][0]
+    _panel(axes[0, 0], drawn, "(a) Loss", {"train_loss": "training", "val_loss": "validation"})
+    _panel(axes[0, 1], drawn, f"(b) Validation {title}", {f"val_{miou}": ""})
+    _panel(axes[1, 0], drawn, "(c) Validation pixel accuracy", {"val_pixel_accuracy": ""})
+    _panel(axes[1, 1], drawn, "(d) Learning rate", {"lr": ""}, log=True)
+    notes = [SIMULATED_NOTE] if any(run.spec.simulated for run in runs) else []
+    notes += ["dotted: epoch of the chosen checkpoint"] if any(line.chosen is not None for line in drawn) else []
+    notes += ["bands: lowest to highest seed"] if any(len(line.histories) > 1 for line in drawn) else []
+    if notes:
+        figure.supxlabel("; ".join(notes), fontsize=9, color=INK)
+
+    written = []
+    for one in formats:
+        path = Path(out).with_suffix(f".{one}")
+        # The same runs give the same bytes: no dates, no random ids.
+        dated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[one]
+        with mpl.rc_context({"svg.hashsalt": "cropseg"}), storage.atomic_path(path) as temporary:
+            figure.savefig(temporary, format=one, dpi=150, metadata=dated)
+        written.append(path)
+    say(f"curves of {len(runs)} run{'s' if len(runs) > 1 else ''}: {', '.join(map(str, written))}")
+    return written
+
+
+def _panel(axes: Axes, drawn: Sequence[Line], title: str, columns: Mapping[str, str], *, log: bool = False) -> None:
+    """One panel: a colour for each line, its first of two columns dashed; a single one has a colour for each."""
+    from matplotlib.ticker import MaxNLocator
+
+    alone = len(drawn) == 1
+    for number, line in enumerate(drawn):
+        for place, (column, word) in enumerate(columns.items()):
+            rows = line.over_epochs(column)
+            if not len(rows):
+                continue
+            epochs, middle, low, high = rows.T
+            color = COLORS[(len(columns) - 1 - place if alone else number) % len(COLORS)]
+            style = "--" if len(columns) > 1 and place == 0 and not alone else "-"
+            name = word if alone and word else ", ".join(part for part in (line.name, word) if part)
+            marker = "o" if len(epochs) == 1 else None
+            axes.plot(epochs, middle, style, color=color, lw=1.7, marker=marker, label=name)
+            if len(line.histories) > 1:
+                axes.fill_between(epochs, low, high, color=color, alpha=0.2, lw=0)
+        if line.chosen is not None:
+            axes.axvline(line.chosen + 1, color=COLORS[number % len(COLORS)] if not alone else INK, ls=":", lw=1)
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.set_xlabel("epoch", color=INK)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=INK)
+        return
+    if log:
+        axes.set_yscale("log")
+    if len(columns) > 1 or not alone:
+        axes.legend(frameon=False, fontsize=8)
