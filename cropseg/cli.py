@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cropseg.core.errors import ConfigError, CropsegError
@@ -41,6 +41,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
         def job(cfg: DictConfig) -> Any:
             # Hydra adds a line of its own to what a job raises. In a sweep it names the job, so it may.
             if HydraConfig.get().mode == RunMode.MULTIRUN:
+                stand_alone(cfg)
                 return task(cfg)
             with one_line_errors():
                 return task(cfg)
@@ -56,6 +57,25 @@ def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
         return run
 
     return decorate
+
+
+def stand_alone(cfg: DictConfig) -> None:
+    """Let what starts this script again with the same words run this job of a sweep alone, in this job's folder.
+
+    That is how Lightning starts the other processes of a training.
+
+    Raises:
+        ConfigError: The job runs in a process that is not this script, so that it cannot be started again.
+    """
+    hydra_config = HydraConfig.get()
+    launcher = hydra_config.runtime.choices["hydra/launcher"]
+    strategy = OmegaConf.select(cfg, "trainer.strategy._target_", default="")
+    if launcher != "basic" and "DDP" in strategy and "SLURM_JOB_ID" not in os.environ:
+        remedy = "leave launcher= out, so that jobs run one after another, or use trainer=default"
+        raise ConfigError("trainer=ddp cannot start its processes under this launcher", launcher, remedy)
+    sys.argv = [*sys.argv[:1], *hydra_config.overrides.task]
+    with read_write(hydra_config):  # type: ignore[arg-type]
+        hydra_config.run.dir = hydra_config.runtime.output_dir
 
 
 @contextmanager
@@ -128,5 +148,5 @@ def refuse_unused(cfg: DictConfig, user: str, groups: Iterable[str]) -> None:
     """
     text = OmegaConf.to_yaml(cfg[user], resolve=False)
     for group in groups:
-        if cfg.get(group) is not None and f"${{{group}}}" not in text and f"${{{group}." not in text:
+        if cfg.get(group) not in (None, False) and f"${{{group}}}" not in text and f"${{{group}." not in text:
             raise ConfigError(f"{group} is set but {user} does not use it", None, f"leave {group}= out of the command")

@@ -56,7 +56,7 @@ class FiniteLoss:
             TrainingError: A loss is infinite or no number.
         """
         self._steps.append(step)
-        if len(self._steps) >= (1 if step.loss.device.type == "cpu" else EVERY):
+        if len(self._steps) >= _every(step.loss):
             self.look(trainer)
 
     def look(self, trainer: L.Trainer) -> None:
@@ -72,6 +72,10 @@ class FiniteLoss:
             if not math.isfinite(loss):
                 _stop(trainer, loss, steps[index], steps[index - 1] if index else self._before)
         self._before = steps[-1]
+
+
+def _every(loss: Tensor) -> int:
+    return 1 if loss.device.type == "cpu" else EVERY
 
 
 def _stop(trainer: L.Trainer, loss: float, step: Step, before: Step | None) -> None:
