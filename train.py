@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from cropseg import cli, resume
 
-GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "init_from")
 
 
 @cli.command("train")

@@ -177,7 +177,7 @@ class SegmentationModule(L.LightningModule):
             ConfigError: PyTorch refuses their arguments.
         """
         with options_of("optimizer"):
-            optimizer = self._optimizer(self.net.parameters())
+            optimizer = self._optimizer([p for p in self.net.parameters() if p.requires_grad])
         if self._scheduler is None:
             return {"optimizer": optimizer}
         with options_of("scheduler"):

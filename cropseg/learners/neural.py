@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,12 +19,12 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from cropseg.core.errors import ConfigError
-from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import NODATA_RULES, NoData
 from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
 from cropseg.learners.folder import clear
+from cropseg.learners.init import Init
 from cropseg.learners.module import SegmentationModule
 from cropseg.learners.network import NeuralPredictor, build_net, recipe_of
 from cropseg.learners.options import options_of
@@ -33,14 +33,6 @@ from cropseg.learners.versions import versions
 from cropseg.losses import Loss
 from cropseg.metrics import Confusion
 from cropseg.predictor import ModelSpec
-
-
-class Init(Protocol):
-    """Gives a fresh network weights to start from."""
-
-    def apply(self, net: nn.Module, spec: DatasetSpec) -> None:
-        """Change the weights of a network built for ``spec`` in place."""
-        ...
 
 
 class NeuralLearner:
@@ -59,7 +51,7 @@ class NeuralLearner:
         choose_by: What the checkpoint that becomes the run was kept by: the ``monitor`` of one of ``callbacks``.
         channels_last: Whether images and weights lie in memory channel by channel of a pixel, which tensor cores like.
         compile: Whether ``torch.compile`` makes the network faster, at the cost of some minutes at the start.
-        init: Where the weights start; None draws them at random.
+        init: Where the weights start; None leaves them as built.
         resume: Whether to go on from what a killed run left in the run folder, if it left anything.
         note: Said when training starts, such as that this is not the paper's size.
         seed: Of the weights and of dropout.
@@ -133,8 +125,7 @@ class NeuralLearner:
         recipe = recipe_of(self.net)
         torch.manual_seed(self.seed)
         net = build_net(recipe, len(dataset.spec.bands), len(dataset.spec.taxonomy))
-        if self.init is not None:
-            self.init.apply(net, dataset.spec)
+        init_from = self.init.apply(net, dataset.spec) if self.init else {}
         counts = dataset.manifest["counts"].take(data.parts["train"]).to_pylist()
         self.loss.resolve(counts)
         module = SegmentationModule(
@@ -171,6 +162,7 @@ class NeuralLearner:
                 model={"net": recipe, "nodata": self.nodata, "train_crop": data.train_crop},
                 versions=versions("torch", "lightning", "numpy"),
                 patch_size=data.train_crop,
+                init_from=init_from,
             ),
             confusion=confusion,
             epoch=epoch,
@@ -212,9 +204,10 @@ def _how_to_go_on(last: LastEpoch | None, run_dir: Path) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back Lightning's advertising, and warnings about what is meant so."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # CropDataModule chooses the number of loader processes on purpose.
@@ -225,11 +218,16 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             # What is logged of an epoch is summed over processes before.
             warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
+            # A frozen encoder is in eval mode on purpose.
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            # torch 2.15 has a new name for it, which earlier ones do not know (conf/trainer/ddp.yaml).
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             # Lightning 2.6 uses what torch 2.15 deprecates.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _choose(trainer: L.Trainer, module: SegmentationModule, choose_by: str) -> tuple[Confusion, int]:
