@@ -35,7 +35,8 @@ def fill_nodata(images: Tensor) -> tuple[Tensor, Tensor]:
     """
     values = images.to(torch.float32)
     valid = (values > NODATA).all(dim=1)
-    if bool(valid.all()):
+    # Only saves time; an exported program cannot branch on pixels.
+    if not torch.compiler.is_exporting() and bool(valid.all()):
         return values, valid
     count = valid.sum(dim=(1, 2)).clamp(min=1)
     mean = (values * valid[:, None]).sum(dim=(2, 3)) / count[:, None]
@@ -72,8 +73,7 @@ def _mirror(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """
     width = valid.shape[-1]
     col = torch.arange(width, device=valid.device).expand_as(valid)
-    left = torch.where(valid, col, -width).cummax(dim=-1).values
-    right = torch.where(valid, col, 2 * width).flip(-1).cummin(dim=-1).values.flip(-1)
+    left, right = _nearest_by_count(valid, col) if torch.compiler.is_exporting() else _nearest(valid, col)
     sources = torch.stack((2 * left + 1 - col, 2 * right - 1 - col))
     inside = (sources >= 0) & (sources < width)
     sources = sources.clamp(0, width - 1)
@@ -81,3 +81,27 @@ def _mirror(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     use_left = exists[0] & (~exists[1] | (col - left <= right - col))
     source = torch.where(use_left, sources[0], sources[1])
     return values.gather(-1, source[:, None].expand_as(values)), exists.any(dim=0)
+
+
+def _nearest(valid: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest valid column to the left (``-width`` if none) and right (``2 width``) of each, itself included."""
+    width = valid.shape[-1]
+    left = torch.where(valid, col, -width).cummax(dim=-1).values
+    right = torch.where(valid, col, 2 * width).flip(-1).cummin(dim=-1).values.flip(-1)
+    return left, right
+
+
+def _nearest_by_count(valid: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
+    """The same numbers as :func:`_nearest` from what ONNX knows too, where a running maximum is missing.
+
+    The r-th valid column is kept in slot r; the one to the left of a column is in the slot that its count of valid
+    columns so far names, the one to the right in the next slot.
+    """
+    width = valid.shape[-1]
+    count = valid.to(torch.int64).cumsum(dim=-1)
+    before = torch.full_like(count[..., :1], -width)  # slot 0: no valid column so far
+    after = torch.full_like(count[..., :1], 2 * width).expand(*count.shape[:-1], width + 1)
+    slots = torch.cat((before, after), dim=-1)
+    # Columns without data write into the last slot, which is read only where every column is valid.
+    slots = slots.scatter(-1, torch.where(valid, count, width + 1), torch.where(valid, col, 2 * width))
+    return slots.gather(-1, count), slots.gather(-1, torch.where(valid, count, count + 1))
