@@ -1,18 +1,15 @@
-"""A crop map of a whole scene, window by window, as a Cloud-Optimised GeoTIFF in the taxonomy's colours.
+"""A crop map of a whole scene as a Cloud-Optimised GeoTIFF in the taxonomy's colours.
 
-Windows overlap and only the middle of each is kept: along each axis neighbours meet half-way through their overlap, and
-the outermost reach to the scene's edge. Every pixel therefore comes from exactly one window, whatever the order, and at
-least ``overlap / 2`` pixels away from its border unless the scene ends there. (Blending probabilities was the other
-choice: it needs a float for every class and pixel of a row of windows, and labels near a border then depend on four.)
+How windows become a map is told in :mod:`cropseg.windows`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -26,17 +23,17 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 
 from cropseg.core import storage
-from cropseg.core.bands import NODATA
 from cropseg.core.errors import ConfigError, InputError, MismatchError, StorageError
 from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import open_dataset
-from cropseg.core.progress import say, table, track, warn
-from cropseg.core.scene import SceneReader, UInt8Array, UInt16Array
+from cropseg.core.progress import say, table, warn
+from cropseg.core.scene import ClassifiedScene, SceneReader
 from cropseg.core.taxonomy import Taxonomy
-from cropseg.core.tiling import Window, starts
 from cropseg.predictor import Predictor
 from cropseg.runs import Run
 from cropseg.scores import SIMULATED_NOTE
+from cropseg.tta import augmented
+from cropseg.windows import Layout, strips
 
 COG: Final = {"driver": "COG", "compress": "DEFLATE", "blocksize": 256, "overviews": "AUTO", "num_threads": 1}
 """Creation options; one thread, so that a map's bytes do not depend on the machine."""
@@ -47,11 +44,12 @@ class CropMap:
     """What :func:`predict_scene` left behind.
 
     Attributes:
-        path: The map: uint8, class ids, 255 where the scene has no data.
+        path: The map: uint8, class ids, 255 where the scene has no data or its scene class was left out.
         quicklook: PNG of it with a legend.
-        confidence: Percent of the winning class, uint8, 255 where the scene has no data; None if not asked for.
+        confidence: Percent of the winning class, uint8, 255 as in the map; None if not asked for.
         pixels: Pixels per class id.
         without_data: Pixels without data.
+        masked: Pixels with data that were left out for their scene class (cloud, shadow, snow).
     """
 
     path: Path
@@ -59,6 +57,7 @@ class CropMap:
     confidence: Path | None
     pixels: tuple[int, ...]
     without_data: int
+    masked: int = 0
 
 
 def predict_scene(
@@ -68,8 +67,10 @@ def predict_scene(
     *,
     window: int | None = None,
     overlap: int | None = None,
+    blend: bool = False,
     batch_size: int = 4,
     confidence: bool = False,
+    masked: Sequence[int] = (),
     tags: Mapping[str, str] | None = None,
     simulated: bool | None = None,
 ) -> CropMap:
@@ -84,8 +85,10 @@ def predict_scene(
         window: Window in pixels; None stands for the size that the model was trained on. A scene smaller than that is
             taken whole.
         overlap: Pixels that neighbouring windows share; None stands for a quarter of the window.
+        blend: Whether probabilities of overlapping windows are averaged, instead of keeping the middle of each.
         batch_size: Windows at a time.
         confidence: Whether the winning class's probability is written too.
+        masked: Scene classes (SCL) whose pixels become 255; a scene without scene classes is mapped whole.
         tags: More tags for the file, such as the run's name.
         simulated: Whether the scene is simulated; None stands for what the model was trained on.
 
@@ -95,15 +98,13 @@ def predict_scene(
     """
     spec = predictor.spec
     size = spec.patch_size if window is None else window
-    shared = size // 4 if overlap is None else overlap
-    if size < 1 or not 0 <= shared < size or batch_size < 1:
-        raise ConfigError(
-            "window, overlap and batch_size do not fit", (size, shared, batch_size), "0 ≤ overlap < window"
-        )
+    layout = Layout(size, size // 4 if overlap is None else overlap, blend, batch_size)
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise ConfigError("a crop map is a GeoTIFF", str(out), "let out= end in .tif")
     _check_fits(predictor, scene)
     title = f"{scene.name}, {scene.acquired:%Y-%m-%d}"
+    masked = tuple(masked) if isinstance(scene, ClassifiedScene) else ()
+    classes = " ".join(str(one) for one in masked)
     note = SIMULATED_NOTE if (spec.simulated if simulated is None else simulated) else ""
     described = {
         **_class_tags(spec.taxonomy),
@@ -111,33 +112,48 @@ def predict_scene(
         "ACQUIRED": scene.acquired.isoformat(),
         "TRAINED_ON": spec.dataset,
         "MANIFEST_SHA256": spec.manifest_digest,
-        "WINDOW": f"{size} px, overlap {shared} px, middle kept",
+        "WINDOW": str(layout),
+        "VALUE_255": "no data" + (f", or scene class (SCL) {classes}" if masked else ""),
         **({"NOTE": note} if note else {}),
         **(tags or {}),
     }
     beside = out.with_name(f"{out.stem}_confidence{out.suffix}") if confidence else None
     counts = np.zeros(IGNORE + 1, dtype=np.int64)
+    left_out = 0
     with ExitStack() as stack:
         labels_file = stack.enter_context(_raster(out, scene, described, spec.taxonomy))
         percent_file = None
         if beside is not None:
             percent = {"UNIT": "percent, probability of the mapped class"}
             percent_file = stack.enter_context(_raster(beside, scene, {**described, **percent}, None))
-        for keep, labels, sure in _strips(predictor, scene, size, shared, batch_size, confidence=confidence):
-            place = ((keep.row, keep.row + keep.height), (0, scene.grid.width))
+        for strip in strips(predictor, scene, layout, confidence=confidence, masked=masked):
+            place = ((strip.window.row, strip.window.row + strip.window.height), (0, scene.grid.width))
             with _written(out):
-                labels_file.write(labels, 1, window=place)
+                labels_file.write(strip.labels, 1, window=place)
                 if percent_file is not None:
-                    percent_file.write(sure, 1, window=place)
-            counts += np.bincount(labels.ravel(), minlength=IGNORE + 1)
+                    percent_file.write(strip.percent, 1, window=place)
+            counts += np.bincount(strip.labels.ravel(), minlength=IGNORE + 1)
+            left_out += int(strip.masked.sum())
         # QGIS and GDAL read class names from here: the GeoTIFF format itself has no place for them.
         storage.write_bytes(out.with_name(f"{out.name}.aux.xml"), _category_names(spec.taxonomy))
     picture = out.with_suffix(".png")
-    quicklook(out, picture, spec.taxonomy, title=title, note=note)
-    return CropMap(out, picture, beside, tuple(int(n) for n in counts[: len(spec.taxonomy)]), int(counts[IGNORE]))
+    unknown = "no data or masked (cloud, shadow, snow)" if masked else "no data"
+    quicklook(out, picture, spec.taxonomy, title=title, note=note, unknown=unknown)
+    pixels = tuple(int(n) for n in counts[: len(spec.taxonomy)])
+    return CropMap(out, picture, beside, pixels, int(counts[IGNORE]) - left_out, left_out)
 
 
-def map_product(run: Run, scene: SceneReader, out: str | None, root: Path, **options: Any) -> CropMap:
+def map_product(
+    run: Run,
+    scene: SceneReader,
+    out: str | None,
+    root: Path,
+    *,
+    tta: str | None = None,
+    mask_clouds: bool = True,
+    scl_invalid: Sequence[int] = (),
+    **options: Any,
+) -> CropMap:
     """Map a scene with a run's model and tell what came out.
 
     Args:
@@ -145,11 +161,25 @@ def map_product(run: Run, scene: SceneReader, out: str | None, root: Path, **opt
         scene: The image.
         out: Path of the map; None stands for a name in ``<root>/outputs/maps``.
         root: The project's folder.
+        tta: Test-time augmentation: ``d4`` averages probabilities over the eight symmetries of a window; None for none.
+        mask_clouds: Whether pixels of the scene classes ``scl_invalid`` become 255.
+        scl_invalid: Scene classes that spoil a pixel.
         options: Those of :func:`predict_scene`.
     """
-    path = root / "outputs" / "maps" / f"{scene.name}_{run.name.replace('/', '_')}.tif" if out is None else Path(out)
-    tags = {"RUN": run.name, "MODEL": run.model, **{f"VERSION_{k}": str(v) for k, v in run.spec.versions.items()}}
-    result = predict_scene(run.predictor, scene, path, tags=tags, **options)
+    name = "_".join([scene.name, run.name.replace("/", "_"), *([tta] if tta else [])])
+    path = root / "outputs" / "maps" / f"{name}.tif" if out is None else Path(out)
+    tags = {
+        "RUN": run.name,
+        "MODEL": run.model,
+        "TTA": tta or "none",
+        **{f"VERSION_{k}": str(v) for k, v in run.spec.versions.items()},
+    }
+    predictor = augmented(run.predictor, tta)
+    classified = isinstance(scene, ClassifiedScene)
+    if mask_clouds and not classified:
+        say(f"{scene.name} has no scene classes (SCL): clouds and their shadows are mapped as if they were ground")
+    masked = tuple(scl_invalid) if mask_clouds and classified else ()
+    result = predict_scene(predictor, scene, path, tags=tags, masked=masked, **options)
     hectares = (scene.grid.resolution / 100) ** 2
     total = max(sum(result.pixels), 1)
     rows = [
@@ -159,6 +189,12 @@ def map_product(run: Run, scene: SceneReader, out: str | None, root: Path, **opt
     title = f"Mapped pixels of {scene.name} (counted, no estimate of crop areas)"
     table(title, ("class", "pixels", "hectares", "share"), rows)
     say(f"without data: {result.without_data:,} pixels")
+    if masked:
+        share = result.masked / max(sum(result.pixels) + result.masked, 1)
+        say(
+            f"masked (cloud, shadow, snow or defect in the product's SCL): {result.masked:,} pixels, "
+            f"{share:.1%} of those with data"
+        )
     if run.spec.simulated:
         warn(f"the model learned from simulated data: {SIMULATED_NOTE}")
     for what, where in (("crop map", path), ("picture", result.quicklook), ("confidence", result.confidence)):
@@ -182,17 +218,6 @@ def reading_of(run: Run, chosen: Mapping[str, str | None]) -> dict[str, str]:
         if value is not None and key in run.spec.reading and value != run.spec.reading[key]:
             warn(f"align.{key}={value}, but the model was trained with {run.spec.reading[key]}: labels may be wrong")
     return {**usual, **{key: str(value) for key, value in chosen.items() if value is not None}}
-
-
-def tiles(length: int, size: int, overlap: int) -> list[tuple[int, int, int]]:
-    """Windows along one axis and what is kept of each: (first pixel, first kept, end of kept), ascending.
-
-    The kept parts join without gap or overlap from 0 to ``length``.
-    """
-    size = min(size, length)
-    first = starts(length, size, max(1, size - overlap), border_aligned=True)
-    cuts = [0, *((left + size + right) // 2 for left, right in pairwise(first)), length]
-    return [(start, cuts[i], cuts[i + 1]) for i, start in enumerate(first)]
 
 
 def find_product(product: str | None, cache: Path, data: Path) -> Path:
@@ -228,7 +253,9 @@ def find_product(product: str | None, cache: Path, data: Path) -> Path:
     raise InputError("no such product", product, remedy)
 
 
-def quicklook(path: Path, out: Path, taxonomy: Taxonomy, *, title: str, note: str = "", side: int = 1200) -> None:
+def quicklook(
+    path: Path, out: Path, taxonomy: Taxonomy, *, title: str, note: str = "", unknown: str = "no data", side: int = 1200
+) -> None:
     """Write a picture of a map with a legend of the classes on it.
 
     Args:
@@ -237,6 +264,7 @@ def quicklook(path: Path, out: Path, taxonomy: Taxonomy, *, title: str, note: st
         taxonomy: Its classes.
         title: Stands above the picture.
         note: Stands below it.
+        unknown: What the legend calls 255.
         side: The map's longest side in the picture, in pixels; a larger map is thinned out.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -259,7 +287,7 @@ def quicklook(path: Path, out: Path, taxonomy: Taxonomy, *, title: str, note: st
     colours = [np.array(taxonomy.colors[i]) / 255 for i in seen]
     handles = [Patch(fc=c, ec="0.4", label=taxonomy.names[i]) for i, c in zip(seen, colours, strict=True)]
     if (labels == IGNORE).any():
-        handles.append(Patch(fc="white", ec="0.4", label="no data"))
+        handles.append(Patch(fc="white", ec="0.4", label=textwrap.fill(unknown, 22)))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=10)
     if note:
         figure.supxlabel(note, fontsize=9, color="0.35")
@@ -275,49 +303,6 @@ def _check_fits(predictor: Predictor, scene: SceneReader) -> None:
     if scene.grid.resolution != spec.resolution:
         remedy = f"open the product at the model's {spec.resolution:g} m"
         raise MismatchError(f"scene {scene.name} has another pixel size", scene.grid.resolution, remedy)
-
-
-def _strips(
-    predictor: Predictor, scene: SceneReader, size: int, overlap: int, batch_size: int, *, confidence: bool
-) -> Iterator[tuple[Window, UInt8Array, UInt8Array]]:
-    """Kept rows, top to bottom: their window, labels and percent of the winning class (empty if not asked for)."""
-    grid = scene.grid
-    rows, cols = tiles(grid.height, size, overlap), tiles(grid.width, size, overlap)
-    height, width = min(size, grid.height), min(size, grid.width)
-    strip = np.empty((len(scene.bands), 0, grid.width), dtype=np.uint16)
-    end = 0  # of the rows in the strip
-    for top, keep_top, keep_end in track(rows, f"mapping {scene.name}"):
-        # Windows of neighbouring rows overlap: only what is new is read, since decoding JPEG 2000 is the dear part.
-        new = scene.read(Window(end, 0, top + height - end, grid.width))
-        strip = np.concatenate((strip[:, strip.shape[1] - (end - top) :], new), axis=1)
-        end = top + height
-        labels = np.full((keep_end - keep_top, grid.width), IGNORE, dtype=np.uint8)
-        sure = np.full(labels.shape if confidence else (0, 0), IGNORE, dtype=np.uint8)
-        inside = slice(keep_top - top, keep_end - top)
-        empty = (strip == NODATA).any(axis=0)
-        todo = [col for col in cols if not empty[inside, col[1] : col[2]].all()]
-        for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]
-            images = np.stack([strip[:, :, left : left + width] for left, _, _ in batch])
-            predicted, percent = _classify(predictor, images, confidence=confidence)
-            for i, (left, keep_left, keep_right) in enumerate(batch):
-                kept = (inside, slice(keep_left - left, keep_right - left))
-                labels[:, keep_left:keep_right] = predicted[i][kept]
-                if confidence:
-                    sure[:, keep_left:keep_right] = percent[i][kept]
-        labels[empty[inside]] = IGNORE
-        if confidence:
-            sure[empty[inside]] = IGNORE
-        yield Window(keep_top, 0, keep_end - keep_top, grid.width), labels, sure
-
-
-def _classify(predictor: Predictor, images: UInt16Array, *, confidence: bool) -> tuple[UInt8Array, UInt8Array]:
-    """Labels (n, height, width) and, if asked for, the percent of the winning class."""
-    if not confidence:
-        return predictor.labels(images), np.empty(0, dtype=np.uint8)
-    probabilities = predictor.probabilities(images)
-    percent = np.rint(probabilities.max(axis=1) * 100).clip(0, 100).astype(np.uint8)
-    return probabilities.argmax(axis=1).astype(np.uint8), percent
 
 
 @contextmanager

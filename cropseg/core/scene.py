@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -78,4 +78,13 @@ class SceneReader(Protocol):
 
     def read(self, window: Window) -> UInt16Array:
         """The pixels of ``window``, which lies inside the grid."""
+        ...
+
+
+@runtime_checkable
+class ClassifiedScene(SceneReader, Protocol):
+    """A scene with Sentinel-2's scene classification (SCL) of its pixels."""
+
+    def scl(self, window: Window) -> UInt8Array:
+        """Scene classes of ``window``, uint8 (height, width), 0 to 11."""
         ...

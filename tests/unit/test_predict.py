@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cropseg.core.errors import ConfigError, InputError, MismatchError, StorageError
-from cropseg.predict import find_product, map_product, predict_scene, reading_of, tiles
+from cropseg.predict import find_product, map_product, predict_scene, reading_of
 from cropseg.runs import open_run
 from cropseg.scores import SIMULATED_NOTE
+from cropseg.windows import tapers, tiles
 
 
 def scene(height=70, width=93, *, hole=True, seed=0):
@@ -68,6 +69,116 @@ def test_kept_parts_join_exactly(length, size, data):
         assert 0 <= first <= start < end <= first + min(size, length) <= length
         assert start in (0,) or start - first >= overlap // 2
         assert end in (length,) or first + size - end >= overlap // 2
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(32, 8), (32, 0), (17, 9), (500, 100), (None, None)])
+def test_blending_changes_nothing_where_windows_agree(tmp_path, window, overlap):
+    reader, model = scene(), Nearest(spec_for())
+    options = {"window": window, "overlap": overlap, "batch_size": 3, "confidence": True}
+    for name, blend in (("cut", False), ("blend", True)):
+        predict_scene(model, reader, tmp_path / f"{name}.tif", blend=blend, **options)
+    for file in ("cut.tif", "cut_confidence.tif"):
+        with rasterio.open(tmp_path / file) as cut, rasterio.open(tmp_path / file.replace("cut", "blend")) as blend:
+            difference = cut.read(1).astype(int) - blend.read(1)
+        assert np.abs(difference).max() <= ("confidence" in file)  # percent: the last bit of a sum may round otherwise
+    with rasterio.open(tmp_path / "blend.tif") as dataset:
+        assert "blended" in dataset.tags()["WINDOW"]
+
+
+def test_blending_is_the_weighted_mean_over_windows(tmp_path):
+    class Leaning(Nearest):
+        """The probability of class 1 grows along a window."""
+
+        def probabilities(self, images):
+            found = np.zeros((len(images), 11, *images.shape[2:]), np.float32)
+            found[:, 1] = np.linspace(0, 1, images.shape[3])
+            found[:, 0] = 1 - found[:, 1]
+            return found
+
+    reader, model = scene(40, 50, hole=False), Leaning(spec_for())
+    predict_scene(model, reader, tmp_path / "m.tif", window=20, overlap=8, blend=True, confidence=True)
+    total, weights = np.zeros(50), np.zeros(50)
+    for start in (0, 12, 24, 30):
+        for k in range(20):
+            weight = min(k + 1, 20 - k, 9)
+            total[start + k] += weight * k / 19
+            weights[start + k] += weight
+    share = total / weights
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        labels = dataset.read(1)
+    with rasterio.open(tmp_path / "m_confidence.tif") as dataset:
+        percent = dataset.read(1)
+    clear = np.abs(share - 0.5) > 1e-5
+    np.testing.assert_array_equal(labels[:, clear], np.broadcast_to(share > 0.5, (40, 50))[:, clear])
+    np.testing.assert_allclose(percent, np.broadcast_to(100 * np.maximum(share, 1 - share), (40, 50)), atol=0.51)
+
+
+@given(st.integers(1, 400), st.integers(1, 120), st.data())
+def test_tapers_sum_to_one_and_fall_towards_the_border(length, size, data):
+    overlap = data.draw(st.integers(0, size - 1))
+    total = np.zeros(length)
+    for start, weight in tapers(length, size, overlap):
+        assert (weight > 0).all()
+        total[start : start + len(weight)] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+    assert [start for start, _ in tapers(length, size, overlap)] == [
+        start for start, _, _ in tiles(length, size, overlap)
+    ]
+
+
+class Classified(ArrayScene):
+    """A scene with scene classes."""
+
+    def __init__(self, image, seed=0):
+        super().__init__(image)
+        self.classes = np.random.default_rng(seed).integers(0, 12, image.shape[1:]).astype(np.uint8)
+
+    def scl(self, window):
+        return self.classes[window.slices]
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_clouds_are_masked_exactly_where_the_scene_classes_say_so(tmp_path, capsys, blend):
+    reader = Classified(scene().image)
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for())), Hashed(spec_for()))
+    invalid = [0, 1, 3, 8, 9, 10, 11]
+    options = {"window": 32, "confidence": True, "blend": blend, "scl_invalid": invalid}
+    result = map_product(run, reader, str(tmp_path / "m.tif"), tmp_path, **options)
+    expected = Hashed(spec_for()).labels(reader.image[None])[0]
+    empty = (reader.image == 0).any(axis=0)
+    spoiled = np.isin(reader.classes, invalid)
+    expected[empty | spoiled] = 255
+    with rasterio.open(result.path) as dataset:
+        np.testing.assert_array_equal(dataset.read(1), expected)
+        assert dataset.tags()["VALUE_255"] == "no data, or scene class (SCL) 0 1 3 8 9 10 11"
+        assert dataset.tags()["TTA"] == "none"
+    with rasterio.open(result.confidence) as dataset:
+        np.testing.assert_array_equal(dataset.read(1) == 255, expected == 255)
+    assert (result.masked, result.without_data) == ((spoiled & ~empty).sum(), empty.sum())
+    share = (spoiled & ~empty).sum() / (~empty).sum()
+    assert f"{result.masked:,} pixels, {share:.1%} of those with data" in " ".join(capsys.readouterr().out.split())
+
+    mapped = map_product(run, reader, str(tmp_path / "all.tif"), tmp_path, mask_clouds=False, scl_invalid=invalid)
+    assert (mapped.masked, mapped.without_data) == (0, empty.sum())
+    with rasterio.open(mapped.path) as dataset:
+        assert dataset.tags()["VALUE_255"] == "no data"
+
+
+def test_a_scene_without_scene_classes_is_mapped_whole_and_that_is_said(tmp_path, capsys):
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for())), Hashed(spec_for()))
+    result = map_product(run, scene(), str(tmp_path / "m.tif"), tmp_path, scl_invalid=[8, 9])
+    assert result.masked == 0
+    assert "has no scene classes (SCL)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_augmentation_is_asked_for_and_told(tmp_path):
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for())), Hashed(spec_for()))
+    reader = scene(40, 33)
+    result = map_product(run, reader, None, tmp_path, tta="d4")
+    assert result.path.name == f"{reader.name}_r_d4.tif"
+    with rasterio.open(result.path) as dataset:
+        assert dataset.tags()["TTA"] == "d4"
+    assert len(run.predictor.seen) == 8 * len(tiles(40, 32, 8)) * -(-len(tiles(33, 32, 8)) // 4)
 
 
 def test_memory_holds_one_row_of_windows_and_nothing_is_read_twice(tmp_path):
