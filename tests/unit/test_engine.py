@@ -1,0 +1,412 @@
+"""What a training step and a validation are, in one process and in two; the engine's options take effect."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from factory import make_dataset
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from torch import nn
+
+from cropseg.core import processes
+from cropseg.core.errors import ConfigError, TrainingError
+from cropseg.core.taxonomy import load as load_taxonomy
+from cropseg.data.datamodule import CropDataModule
+from cropseg.learners import finite, joint
+from cropseg.learners.module import SegmentationModule
+from cropseg.losses import CrossEntropy, Dice, WeightedSum
+from cropseg.metrics import confusion_matrix
+
+REPO = Path(__file__).resolve().parents[2]
+CLASSES = 11
+
+
+def tiny_net(dropout=0.0):
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(10, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(8, CLASSES, 1)
+    )
+
+
+def loss_of():
+    weights = [0.5 + 0.1 * c for c in range(CLASSES)]
+    return WeightedSum({"ce": CrossEntropy(weights), "dice": Dice()}, {"ce": 1.0, "dice": 0.4})
+
+
+def module_of(**options):
+    options = {"optimizer": functools.partial(torch.optim.SGD, lr=0.1), **options}
+    return SegmentationModule(
+        options.pop("net", None) or tiny_net(), loss_of(), load_taxonomy("eurocrops10"), **options
+    )
+
+
+def train(module, data, folder, *, callbacks=(), epochs=1, **options):
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def vector(net):
+    return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "tiny", n=8, size=16, nodata=True, ignored=True)
+
+
+# What a batch becomes on its device ---------------------------------------------------------------------------------
+
+
+def test_image_and_mask_are_turned_together_and_scaled_once():
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, CLASSES, (8, 6, 6)).astype(np.uint8)
+    image = np.repeat(mask[:, None].astype(np.uint16) * 100 + 100, 10, axis=1)  # a pixel's value says its class
+    symmetry = np.array([[bool(i & 4), bool(i & 2), bool(i & 1)] for i in range(8)])
+    batch = {
+        "image": torch.from_numpy(image),
+        "mask": torch.from_numpy(mask),
+        "symmetry": torch.from_numpy(symmetry),
+        "row": torch.arange(8),
+    }
+    module = module_of().train()
+    seen = module.on_after_batch_transfer(batch, 0)
+    assert seen["x"].dtype == torch.float32
+    torch.testing.assert_close(seen["x"][:, 0] * 10000, seen["target"] * 100.0 + 100)  # still the same pixels
+    turned = {tuple(patch.flatten().tolist()) for patch in seen["target"]}
+    assert len(turned) == 8
+    for index in range(8):
+        views = [np.rot90(side, k) for side in (mask[index], mask[index].T) for k in range(4)]
+        assert any(np.array_equal(seen["target"][index].numpy(), view) for view in views)
+    kept = module.eval().on_after_batch_transfer(batch, 0)  # validation is not turned
+    np.testing.assert_array_equal(kept["target"].numpy(), mask)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 2**16))
+def test_validation_is_exact_however_its_patches_are_batched(sizes, seed):
+    rng = np.random.default_rng(seed)
+    n = sum(sizes)
+    x = torch.from_numpy(rng.uniform(0, 0.6, (n, 10, 6, 6)).astype(np.float32))
+    target = torch.from_numpy(rng.choice([*range(CLASSES), 255], (n, 6, 6)))
+    target[0, 0, 0] = 1  # at least one labelled pixel
+    module = module_of().eval()
+    with torch.inference_mode():
+        whole = loss_of().double()
+        expected = float(whole.value(whole.sums(module(x).double(), target)))
+        for part in zip(x.split(sizes), target.split(sizes), strict=True):
+            module.validation_step(dict(zip(("x", "target"), part, strict=True)), 0)
+        labels = module(x).argmax(1).numpy()
+    assert module._val_loss.compute() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(
+        module._confusion.compute().numpy(),
+        confusion_matrix(target.numpy().astype(np.uint8), labels.astype(np.uint8), CLASSES),
+    )
+
+
+# A loss that is no number -------------------------------------------------------------------------------------------
+
+
+class Poison(Callback):
+    """Spoils a weight before one batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == self.batch:
+            with torch.no_grad():
+                next(module.net.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("every", [1, 50], ids=["each step", "at the epoch's end"])
+def test_a_loss_that_is_no_number_stops_and_names_its_patches(tmp_path, monkeypatch, every):
+    made = make_dataset(tmp_path / "data", n=8, size=16)
+    if every > 1:  # as on a GPU, where the losses are looked at every so often
+        monkeypatch.setattr(finite, "_every", lambda loss: every)
+    best = ModelCheckpoint(tmp_path / "run", "best", monitor="val_loss", save_on_exception=False)
+    data = CropDataModule(made.root, batch_size=1)
+    with pytest.raises(TrainingError, match=r"nan in epoch 1, step 3, at patches: \['xx_2021/.*gradient_clip_val"):
+        train(module_of(), data, tmp_path / "run", callbacks=[Poison(2), best])
+    kept = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    order = [row for row, _ in data.train_dataloader().sampler]
+    assert (kept["epoch"], kept["batch"], kept["loss"]) == (0, 2, "nan")
+    assert (kept["rows"], kept["rows_before"]) == ([order[2]], [order[1]])
+    assert kept["ids"] == [made.manifest["id"][order[2]].as_py()]
+    assert not list((tmp_path / "run").glob("*.ckpt"))  # spoilt weights are not kept
+
+
+def test_one_look_reads_many_losses(tmp_path):
+    guard = finite.FiniteLoss()
+    trainer = SimpleNamespace(default_root_dir=tmp_path, strategy=SimpleNamespace(barrier=lambda: None))
+    for batch, loss in enumerate([1.0, 2.0, float("inf"), float("nan")]):
+        guard._steps.append(finite.Step(4, batch, torch.tensor(loss), torch.tensor([10 + batch])))
+    with pytest.raises(TrainingError, match=r"inf in epoch 5, step 3, at patches: \[12\]"):
+        guard.look(trainer)
+    assert json.loads((tmp_path / "nonfinite.json").read_text())["rows_before"] == [11]
+    guard.look(trainer)  # nothing since
+
+
+# Options of the engine ----------------------------------------------------------------------------------------------
+
+
+def test_clipping_bounds_the_step(dataset, tmp_path):
+    moved = {}
+    for clip in (None, 1e-3):
+        module = module_of(optimizer=functools.partial(torch.optim.SGD, lr=1.0))
+        before = vector(module.net)
+        train(module, CropDataModule(dataset.root, batch_size=8), tmp_path, gradient_clip_val=clip)
+        moved[clip] = float((vector(module.net) - before).norm())
+    assert moved[None] > 0.01
+    assert moved[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_an_accumulated_step_is_the_mean_of_its_batches(dataset, tmp_path):
+    data = CropDataModule(dataset.root, batch_size=2)
+    module = module_of()
+    seen = []
+    hook = module.on_after_batch_transfer
+
+    def keep(batch, index):
+        ready = hook(batch, index)
+        if module.training:
+            seen.append(ready)
+        return ready
+
+    module.on_after_batch_transfer = keep
+    train(module, data, tmp_path, accumulate_grad_batches=2, limit_train_batches=2)
+    assert [len(batch["x"]) for batch in seen] == [2, 2]
+    net, loss = tiny_net(), loss_of()
+    sum(loss(net(batch["x"]), batch["target"]) / 2 for batch in seen).backward()
+    expected = vector(net) - 0.1 * torch.cat([p.grad.flatten() for p in net.parameters()])
+    torch.testing.assert_close(vector(module.net), expected)
+
+
+class Weights(Callback):
+    """Keeps the weights after each step, and those that are validated."""
+
+    def __init__(self):
+        self.steps, self.validated = [], []
+
+    def on_train_batch_end(self, trainer, module, *args):
+        self.steps.append(vector(module.net))
+
+    def on_validation_batch_start(self, trainer, module, *args):
+        self.validated.append(vector(module.net))
+
+
+def test_the_moving_average_is_what_is_validated_and_kept(dataset, tmp_path):
+    weights, decay = Weights(), 0.8
+    best = ModelCheckpoint(tmp_path, "best", monitor="val_loss")
+    module = module_of()
+    callbacks = [weights, best, EMAWeightAveraging(decay=decay)]
+    train(module, CropDataModule(dataset.root, batch_size=2), tmp_path, callbacks=callbacks)
+    expected = weights.steps[0]
+    for step in weights.steps[1:]:
+        expected = decay * expected + (1 - decay) * step
+    torch.testing.assert_close(weights.validated[-1], expected)
+    torch.testing.assert_close(vector(module.net), expected)
+    kept = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    net = tiny_net()
+    net.load_state_dict({name.removeprefix("net."): value for name, value in kept["state_dict"].items()})
+    torch.testing.assert_close(vector(net), expected)
+    assert not torch.allclose(weights.steps[-1], expected)
+
+
+def test_channels_last_and_mixed_precision_change_memory_and_not_the_result(dataset, tmp_path):
+    found = {}
+    for name, options, trainer in (
+        ("plain", {}, {}),
+        ("channels_last", {"channels_last": True}, {}),
+        ("bf16", {}, {"precision": "bf16-mixed"}),
+    ):
+        module = module_of(**options)
+        seen = []
+        module.net.register_forward_pre_hook(lambda net, args, seen=seen: seen.append(args[0]))
+        train(module, CropDataModule(dataset.root, batch_size=4), tmp_path, **trainer)
+        found[name] = (vector(module.net), list(module.net.state_dict()), module, seen)
+    plain, last = found["plain"], found["channels_last"]
+    assert last[3][0].is_contiguous(memory_format=torch.channels_last)
+    assert last[2].net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert plain[1] == last[1] == found["bf16"][1]
+    torch.testing.assert_close(last[0], plain[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["bf16"][0], plain[0], rtol=0.05, atol=0.01)
+    assert all(p.dtype == torch.float32 for p in found["bf16"][2].net.parameters())
+    assert found["bf16"][2].validation.sum() == plain[2].validation.sum()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_keeps_the_names_of_its_weights(dataset, tmp_path):
+    plain, compiled = module_of(), module_of(compile=True)
+    for module in (plain, compiled):
+        train(module, CropDataModule(dataset.root, batch_size=4), tmp_path)
+    assert compiled.net._compiled_call_impl is not None
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(vector(compiled.net), vector(plain.net), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_keyed_and_each_process_has_its_own(monkeypatch):
+    draws = {}
+    for rank in (0, 1):
+        module = module_of(seed=5)
+        monkeypatch.setattr(SegmentationModule, "global_rank", rank)
+        monkeypatch.setattr(SegmentationModule, "current_epoch", 2)
+        module.on_train_batch_start(None, 7)
+        draws[rank] = torch.rand(3)
+    state = np.random.SeedSequence([5, 2, 7]).generate_state(2)
+    torch.manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+    assert torch.equal(draws[0], torch.rand(3))  # the first process draws what a single one does
+    assert not torch.equal(draws[0], draws[1])
+
+
+# Several processes --------------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys, torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+sys.path[:0] = [{tests!r}, {here!r}]
+from test_engine import loss_of, tiny_net
+from cropseg.learners import joint
+from cropseg.losses import RunningLoss
+rank, folder = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"file://{{folder}}/meet", rank=rank, world_size=2)
+cases = torch.load(f"{{folder}}/cases.pt", weights_only=True)
+found = {{}}
+for name, (x, target) in cases.items():
+    x, target = x[rank::2], target[rank::2]
+    net, loss = tiny_net(), loss_of()
+    wrapped = DistributedDataParallel(net)
+    value = loss.value(joint.for_training(loss.sums(wrapped(x), target)))
+    value.backward()
+    running = RunningLoss(loss)
+    with torch.no_grad():
+        for one in range(len(x)):  # as many batches as there are: 3 here, 2 there
+            running.update(loss.sums(net(x[one : one + 1]), target[one : one + 1]))
+    running.sums = joint.summed(running.sums)
+    gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+    found[name] = {{"value": value.detach(), "gradient": gradient, "set": torch.tensor(running.compute())}}
+bn = torch.nn.BatchNorm2d(3)
+bn.running_mean += rank
+joint.share_buffers(bn)
+found["rest"] = {{"rows": torch.tensor(joint.gathered([rank] * (rank + 1))), "mean": bn.running_mean}}
+torch.save(found, f"{{folder}}/found{{rank}}.pt")
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
+    torch.manual_seed(0)
+    x = torch.rand(5, 10, 8, 8)
+    target = torch.randint(0, CLASSES, (5, 8, 8))
+    target[0, :6] = 255  # processes differ in labelled pixels
+    empty = target.clone()
+    empty[1::2] = 255  # the second has none at all
+    cases = {"even": (x, target), "one without labels": (x, empty)}
+    torch.save(cases, tmp_path / "cases.pt")
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(tests=str(REPO / "tests"), here=str(REPO / "tests" / "unit")))
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    jobs = [
+        subprocess.Popen([sys.executable, "-W", "ignore", str(script), str(rank), str(tmp_path)], env=environment)
+        for rank in (0, 1)
+    ]
+    assert [job.wait(120) for job in jobs] == [0, 0]
+    found = [torch.load(tmp_path / f"found{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, (images, truth) in cases.items():
+        net, loss = tiny_net(), loss_of()
+        value = loss(net(images), truth)
+        value.backward()
+        gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+        for mine in (found[0][name], found[1][name]):
+            torch.testing.assert_close(mine["value"], value.detach())
+            torch.testing.assert_close(mine["gradient"], gradient, rtol=1e-4, atol=1e-6)
+            assert float(mine["set"]) == pytest.approx(float(value), rel=1e-5)
+        assert torch.equal(found[0][name]["gradient"], found[1][name]["gradient"])
+        assert torch.equal(found[0][name]["set"], found[1][name]["set"])
+    for one in found:
+        assert one["rest"]["rows"].tolist() == [0, 1, 1]
+        assert one["rest"]["mean"].tolist() == [0, 0, 0]
+
+
+def test_one_process_adds_nothing_up():
+    sums = {"a": torch.ones(2)}
+    assert joint.processes() == 1
+    assert joint.for_training(sums) is sums
+    assert joint.summed(sums) is sums
+    assert joint.gathered([3]) == [3]
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"])
+def test_of_several_processes_the_first_speaks(monkeypatch, capsys, name):
+    from cropseg.core.progress import say
+
+    for rank in ("0", "1"):
+        monkeypatch.setenv(name, rank)
+        assert processes.is_first() == (rank == "0")
+        say(f"from {rank}")
+    assert capsys.readouterr().out.split("\n") == ["from 0", ""]
+
+
+def test_ddp_shares_nothing_at_each_step(monkeypatch, tmp_path):
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        cfg = compose("train", ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"])
+        made = instantiate(cfg.trainer)(default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
+    assert (made.world_size, made.global_rank) == (2, 0)
+    assert made.strategy._ddp_kwargs == {"find_unused_parameters": False, "broadcast_buffers": False}
+    assert made._accelerator_connector.use_distributed_sampler is False
+
+
+def test_slurm_reads_the_job(monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "77", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        cfg = compose("train", ["trainer=slurm", "paths.runs=runs"], return_hydra_config=True)
+    assert (cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.use_distributed_sampler) == (4, 2, False)
+    assert cfg.hydra.run.dir == "runs/slurm_77_unet4gn"
+    (environment,) = instantiate(cfg.trainer.plugins)
+    assert environment.auto_requeue is False
+
+
+def test_a_job_of_a_sweep_can_be_started_again_by_itself(monkeypatch):
+    from cropseg import cli
+
+    words = ["trainer=ddp", "seed=2"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "trainer=ddp", "seed=1,2"])
+    for launcher, refused in (("basic", False), ("joblib", True)):
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            cfg = compose("train", words, return_hydra_config=True)
+        known = cfg.hydra
+        known.runtime.output_dir, known.runtime.choices = "runs/sweep/1", {"hydra/launcher": launcher}
+        known.overrides.task = words
+        monkeypatch.setattr(cli.HydraConfig, "get", staticmethod(lambda known=known: known))
+        if refused:
+            with pytest.raises(ConfigError, match="joblib"):
+                cli.stand_alone(cfg)
+            continue
+        cli.stand_alone(cfg)
+        assert sys.argv == ["train.py", *words]
+        assert known.run.dir == "runs/sweep/1"
