@@ -18,7 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from cropseg.core.errors import ConfigError, CropsegError
+from cropseg.core import processes
+from cropseg.core.errors import ConfigError, CropsegError, TrainingError
 from cropseg.core.progress import warn
 
 Task = Callable[[DictConfig], Any]
@@ -83,7 +84,9 @@ def one_line_errors() -> Iterator[None]:
     """Print what the user can mend as one line and exit; let a defect of ours through with its traceback."""
     try:
         yield
-    except (CropsegError, HydraException, OmegaConfBaseException, OSError, KeyboardInterrupt) as error:
+    except (CropsegError, HydraException, OmegaConfBaseException, OSError, ValueError, KeyboardInterrupt) as error:
+        if isinstance(error, TrainingError) and not processes.is_first():
+            sys.exit(0)  # all processes stop for it together; the first says so, and its exit code counts
         line = explain(error)
         if line is None:
             raise
@@ -111,6 +114,10 @@ def explain(error: BaseException) -> str | None:
         link = link.__cause__ or link.__context__
     if isinstance(error, KeyboardInterrupt):
         return f"stopped: {str(error) or 'what is finished is kept; run the same command to go on'}"
+    if str(error) == "No trials are completed yet.":  # Optuna's ValueError; each job has said why it failed
+        return "error: no trial of the search has a score; the same command with resume=auto tries them again"
+    if isinstance(error, ValueError) and not isinstance(error, HydraException | OmegaConfBaseException | OSError):
+        return None
     # Hydra's MissingConfigException is an OSError too, and the user's to mend.
     if isinstance(error, OSError) and not isinstance(error, HydraException) and not (error.filename or error.errno):
         return None

@@ -9,7 +9,9 @@ import hashlib
 import json
 import logging
 import math
+import os
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +34,8 @@ _ELSEWHERE: Final = ("resume", "paths.", "hydra.sweep.", "hydra.sweeper.n_trials
 class Keeper(Callback):
     """Keeps the books of a sweep; does nothing in a single run.
 
-    - A job that fails is told of at once and recorded; its score is NaN, and the other jobs go on. In the end the
-      command exits with 2.
+    - A job that fails is told of at once and recorded, and the other jobs go on. In the end the command exits
+      with 2.
     - With ``resume=auto`` an equal sweep that was killed goes on in its folder: the jobs by their own identity
       (:mod:`cropseg.resume`), an Optuna study with the trials that are missing.
     """
@@ -51,7 +53,10 @@ class Keeper(Callback):
             _record(config, Path(config.hydra.runtime.output_dir), "begun")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Record how a job ended; a failure becomes the score NaN, which no sweeper takes for a reason to stop."""
+        """Record how a job ended; one that failed, or whose score is NaN, gives None and stops no sweeper.
+
+        Hydra's grid stops at an exception, and its Optuna sweeper at NaN, but a trial that gives None has failed.
+        """
         if config.hydra.mode != RunMode.MULTIRUN or job_return.cfg is None:
             return
         folder = Path(job_return.cfg.run_dir)  # train.py sets it where it goes on with an earlier run
@@ -59,6 +64,7 @@ class Keeper(Callback):
             _record(config, folder, "finished")
             if math.isnan(float(job_return.return_value)):
                 warn(f"{_job(config)} has no score: nothing in the validation part is labelled")
+                job_return.return_value = None
             return
         error = job_return._return_value
         line = (cli.explain(error) or f"defect: {type(error).__name__}: {error}").removeprefix("error: ")
@@ -66,7 +72,7 @@ class Keeper(Callback):
         if not isinstance(error, CropsegError):
             warn("".join(traceback.format_exception(error)))
         _record(config, folder, "failed", " ".join(line.split()))
-        job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan
+        job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say what came of the sweep.
@@ -78,9 +84,12 @@ class Keeper(Callback):
         with cli.one_line_errors():
             found = jobs.read_jobs(folder)
             say(f"{len(found)} jobs; their table and picture: python sweep.py run={folder}")
-            failed = [f"{job.name} ({job.error})" for job in found if job.state == "failed"]
+            failed = [job for job in found if job.state == "failed"]
+            for job in failed:
+                warn(f"{job.name} failed: {job.error}")
             if failed:
-                raise ConfigError(f"{len(failed)} of {len(found)} jobs failed: {'; '.join(failed)}")
+                remedy = "what went wrong stands above; the same command with resume=auto tries them again"
+                raise ConfigError(f"{len(failed)} of {len(found)} jobs failed", None, remedy)
 
 
 def _settle_folder(config: DictConfig) -> Path:
@@ -117,6 +126,8 @@ def _settle_study(config: DictConfig, folder: Path) -> None:
     Raises:
         ConfigError: The study would minimise, or has no number of trials at a time.
     """
+    # Optuna 2.10, the last that Hydra's sweeper takes, needs SQLAlchemy 1.4, which would warn of its own successor.
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")
     import optuna
     from optuna.trial import TrialState
 
@@ -145,8 +156,10 @@ def _settle_study(config: DictConfig, folder: Path) -> None:
         if trial.state in (TrialState.RUNNING, TrialState.FAIL) and trial.params not in (*complete, *again):
             again.append(trial.params)
     waiting = sum(trial.state == TrialState.WAITING for trial in trials)
-    for params in again[: max(0, missing - waiting)]:
-        study.enqueue_trial(params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for params in again[: max(0, missing - waiting)]:
+            study.enqueue_trial(params)
     optuna.logging.set_verbosity(verbosity)
     if not trials:
         return
