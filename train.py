@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from cropseg import cli, resume
+from data_prep.ensure import ensure
 
 GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "init_from")
 
@@ -16,15 +17,12 @@ GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "i
 def main(cfg: DictConfig) -> float:
     """Fit the model on the dataset; its validation score, which sweeps maximise."""
     cli.refuse_unused(cfg, "model", GROUPS)
-    if HydraConfig.get().runtime.choices.dataset == "embedded":
-        from data_prep.ensure import ensure
-
-        ensure(Path(cfg.dataset.root))
     if (stored := resume.begin(cfg)) is not None:
         return stored
-    data = instantiate(cfg.dataset)
+    if HydraConfig.get().runtime.choices["dataset"] == "embedded":
+        ensure(Path(cfg.dataset.root), split=cfg.dataset.split)
     L.seed_everything(cfg.seed, verbose=False)
-    return resume.finish(cfg, float(instantiate(cfg.model).fit(data, Path(cfg.run_dir)).validation_score))
+    return resume.finish(cfg, instantiate(cfg.model).fit(instantiate(cfg.dataset), Path(cfg.run_dir)).validation_score)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from cropseg.core import processes, storage
@@ -22,6 +23,9 @@ from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import say
 
 FILE: Final = "identity.json"
+PATIENCE: Final = 20.0
+"""Seconds to wait for a lock: the loader processes of a killed run notice within some that it is gone."""
+
 LEFT_OUT: Final = ("run_dir", "paths", "resume")
 """Top-level keys that say where things lie, and nothing of what is learned."""
 
@@ -49,6 +53,8 @@ def find(runs: Path, wanted: str) -> Path | None:
 def begin(cfg: DictConfig) -> float | None:
     """Settle which folder the run goes into, before anything is instantiated.
 
+    The folder stays locked until :func:`finish` or the end of the process, so that no second one trains into it.
+
     Args:
         cfg: The composed config; ``resume`` is None (always anew), ``auto`` or a run folder. ``run_dir`` is set to the
             folder of the run that goes on, and ``resume`` to whether one does.
@@ -57,25 +63,35 @@ def begin(cfg: DictConfig) -> float | None:
         The stored validation score of an equal finished run, NaN where it has none; None where there is training to do.
 
     Raises:
-        ConfigError: The folder named by ``resume`` holds a run of another config.
+        ConfigError: The folder named by ``resume`` holds a run of another config, or another process trains into it.
         InputError: It holds none.
     """
-    asked, fresh = cfg.resume, Path(cfg.run_dir)
+    asked, fresh = cfg.resume, Path(cfg.run_dir).absolute()
     mine = identity(cfg)
-    folder = find(Path(cfg.paths.runs), mine) if asked == "auto" else None if asked is None else _named(asked, cfg)
+    folder = None if asked is None else find(Path(cfg.paths.runs), mine) if asked == "auto" else _named(str(asked), cfg)
+    score = None if folder is None else _score(folder)
+    if folder is not None and score is not None and _other_data(folder, cfg):
+        say(f"the dataset has changed since the equal run in {folder} was finished: training anew")
+        folder = score = None
     cfg.resume = folder is not None
-    if folder is None:
-        state = {"identity": mine, "state": "begun", "score": None, "wandb_id": uuid.uuid4().hex[:8]}
-        if processes.is_first():
-            storage.write_json(fresh / FILE, state)
-        return None
-    folder = folder.absolute()
-    if folder != fresh.absolute():
+    target = fresh if folder is None else folder.absolute()
+    cfg.run_dir = str(target)
+    if target != fresh:
         _discard(fresh)
-    cfg.run_dir = str(folder)
-    score = _score(folder)
-    say(f"going on in {folder}" if score is None else f"this run is finished: {folder}")
-    return score
+    if score is not None:
+        say(f"this run is finished: {target}")
+        return score
+    if processes.is_first():
+        _lock(target)
+        if folder is None:
+            # What an earlier run left in the same folder is nothing to go on from.
+            for path in target.glob("checkpoints/*.ckpt"):
+                path.unlink()
+            state = {"identity": mine, "state": "begun", "score": None, "wandb_id": uuid.uuid4().hex[:8]}
+            storage.write_json(target / FILE, state)
+        else:
+            say(f"going on in {target}")
+    return None
 
 
 def finish(cfg: DictConfig, score: float) -> float:
@@ -84,12 +100,43 @@ def finish(cfg: DictConfig, score: float) -> float:
     stored = None if math.isnan(score) else score  # JSON has no NaN
     if processes.is_first():
         storage.write_json(folder / FILE, {**_state(folder), "state": "finished", "score": stored})
-    return score
+    release()
+    return float(score)
 
 
-def _named(asked: object, cfg: DictConfig) -> Path:
+def release() -> None:
+    """Let go of the folder that :func:`begin` locked."""
+    for lock in _locked:
+        lock.release()
+    _locked.clear()
+
+
+_locked: list[FileLock] = []
+"""Of the run that this process trains; the system lets go of it when the process is killed."""
+
+
+def _lock(folder: Path) -> None:
+    release()
+    lock = FileLock(folder / "run.lock")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        remedy = "wait for it, or train a run of its own: resume=null"
+        raise ConfigError(f"another process is training into {folder}", None, remedy) from error
+    _locked.append(lock)
+
+
+def _other_data(folder: Path, cfg: DictConfig) -> bool:
+    """Whether the dataset is there and is not the one that the finished run in ``folder`` learned from."""
+    manifest = Path(str(cfg.dataset.root)) / "manifest.parquet"
+    kept = storage.read_json(folder / "spec.json").get("manifest_digest")
+    return manifest.is_file() and storage.sha256(manifest) != kept
+
+
+def _named(asked: str, cfg: DictConfig) -> Path:
     """The folder that the user named, if its run has this config."""
-    folder = Path(str(asked))
+    folder = Path(asked)
     if not (folder / FILE).is_file():
         raise InputError(f"no run to go on with in {folder}", None, "give the folder that train.py named, or auto")
     if _state(folder).get("identity") != identity(cfg):

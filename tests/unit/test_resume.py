@@ -1,20 +1,28 @@
 """A training that was killed goes on and ends as if it had not been; a finished one is not trained again."""
 
 import functools
-import itertools
+import math
+from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from factory import make_dataset
+from filelock import FileLock
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from omegaconf import OmegaConf
 
+from cropseg import resume
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError
 from cropseg.data.datamodule import CropDataModule
 from cropseg.learners.checkpoints import LastEpoch
 from cropseg.learners.loggers import CsvLogger
 from cropseg.learners.neural import NeuralLearner
 from cropseg.losses import CrossEntropy
 from cropseg.models.unet4gn import UNet4LevelsGN
+from data_prep.ensure import ensure
 
 EPOCHS = 4
 
@@ -27,7 +35,7 @@ class Kill(Callback):
     """Raises at one point of one epoch."""
 
     def __init__(self, hook, epoch):
-        self.hook, self.epoch, self.calls = hook, epoch, itertools.count()
+        self.hook, self.epoch = hook, epoch
 
     def _at(self, hook, trainer):
         if self.hook == hook and trainer.current_epoch == self.epoch:
@@ -139,3 +147,115 @@ def test_a_killed_training_ends_with_the_same_bits(root, whole, tmp_path, schedu
     torch.manual_seed(99)  # another process has drawn otherwise
     train(root, tmp_path, schedule=schedule, resume=True, extra=EXTRA[extra]())
     assert_equal(tmp_path, whole(schedule, extra))
+
+
+@pytest.fixture(autouse=True)
+def unlocked():
+    yield
+    resume.release()
+
+
+def config(tmp_path, words=(), run="new"):
+    """A composed config in small, and the folder that Hydra makes for it."""
+    cfg = OmegaConf.create(
+        {
+            "seed": 0,
+            "scheduler": {"_target_": "plateau", "patience": 8},
+            "dataset": {"root": str(tmp_path / "data"), "seed": "${seed}"},
+            "paths": {"runs": str(tmp_path / "runs"), "cache": "/cache"},
+            "resume": None,
+            "run_dir": str(tmp_path / "runs" / run),
+        }
+    )
+    if "scheduler=cosine" in words:
+        cfg.scheduler = {"_target_": "cosine", "T_max": 3}
+    cfg.merge_with_dotlist([word for word in words if word != "scheduler=cosine"])
+    folder = tmp_path / "runs" / run / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    return cfg
+
+
+def begun(tmp_path, words=(), run="2026-01-01_00-00-00_unet4gn"):
+    cfg = config(tmp_path, words, run)
+    assert resume.begin(cfg) is None
+    return cfg
+
+
+def test_the_identity_is_of_what_is_learned_and_not_of_where_it_lies(tmp_path):
+    one = resume.identity(config(tmp_path))
+    assert one == resume.identity(config(tmp_path, ["resume=auto", "paths.cache=/elsewhere"], "other"))
+    assert one != resume.identity(config(tmp_path, ["seed=1"]))
+    assert one != resume.identity(config(tmp_path, ["scheduler=cosine"]))
+
+
+def test_a_begun_run_goes_on_in_its_folder_whatever_the_time_stamp(tmp_path):
+    old = begun(tmp_path, run="1999-01-01_job")
+    begun(tmp_path, ["seed=1"], "2030-01-01_another")
+    (tmp_path / "runs" / "1999-01-01_job" / "checkpoints").mkdir()
+    (tmp_path / "runs" / "1999-01-01_job" / "checkpoints" / "last.ckpt").touch()
+    resume.release()
+    cfg = config(tmp_path, ["resume=auto"])
+    assert resume.begin(cfg) is None
+    assert (cfg.run_dir, cfg.resume) == (old.run_dir, True)
+    assert not (tmp_path / "runs" / "new").exists()  # what Hydra made is gone
+    assert (tmp_path / "runs" / "1999-01-01_job" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_null_is_always_anew_and_leaves_nothing_to_go_on_from(tmp_path):
+    begun(tmp_path, run="same")
+    last = tmp_path / "runs" / "same" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    cfg = begun(tmp_path, run="same")
+    assert not cfg.resume
+    assert not last.exists()
+
+
+@pytest.mark.parametrize("score", [0.25, math.nan])
+def test_a_finished_run_gives_its_score_even_in_a_sweep(tmp_path, score):
+    cfg = begun(tmp_path, run="sweep/3_job")
+    resume.finish(cfg, score)
+    again = config(tmp_path, ["resume=auto"])
+    assert resume.begin(again) is None  # spec.json, which is written last, is not there
+    resume.release()
+    storage.write_json(Path(cfg.run_dir) / "spec.json", {"manifest_digest": "0"})
+    again = config(tmp_path, ["resume=auto"])
+    np.testing.assert_equal(resume.begin(again), score)
+    assert not (tmp_path / "runs" / "new").exists()
+    named = config(tmp_path, [f"resume={cfg.run_dir}"])
+    np.testing.assert_equal(resume.begin(named), score)
+
+
+def test_a_finished_run_on_another_dataset_is_no_answer(tmp_path):
+    cfg = begun(tmp_path)
+    storage.write_json(Path(cfg.run_dir) / "spec.json", {"manifest_digest": "0"})
+    resume.finish(cfg, 0.5)
+    storage.write_bytes(tmp_path / "data" / "manifest.parquet", b"other")
+    cfg = config(tmp_path, ["resume=auto"])
+    assert resume.begin(cfg) is None
+    assert cfg.run_dir.endswith("new")
+
+
+def test_a_run_of_another_config_is_refused_by_its_keys(tmp_path):
+    old = begun(tmp_path, ["seed=1", "scheduler=cosine"])
+    with pytest.raises(ConfigError, match=r"seed: 1 -> 0") as refused:
+        resume.begin(config(tmp_path, [f"resume={old.run_dir}"]))
+    assert "scheduler.T_max: 3 -> not set" in str(refused.value)
+    assert "scheduler.patience: not set -> 8" in str(refused.value)
+    with pytest.raises(InputError, match="no run to go on with"):
+        resume.begin(config(tmp_path, [f"resume={tmp_path}"]))
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path, monkeypatch):
+    cfg = begun(tmp_path)
+    resume.release()
+    monkeypatch.setattr(resume, "PATIENCE", 0.05)
+    with FileLock(Path(cfg.run_dir) / "run.lock"), pytest.raises(ConfigError, match="another process"):
+        resume.begin(config(tmp_path, ["resume=auto"]))
+
+
+def test_an_embedded_dataset_is_not_prepared_for_a_split_that_it_would_not_have(tmp_path):
+    with pytest.raises(InputError, match="prepare_as=paper"):
+        ensure(tmp_path / "embedded", split="random")
+    assert list(tmp_path.iterdir()) == []
