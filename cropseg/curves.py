@@ -129,9 +129,10 @@ def draw(
     written = []
     for one in formats:
         path = Path(out).with_suffix(f".{one}")
-        # The same runs give the same bytes: no dates, no random ids.
+        # The same runs give the same bytes: no dates, no random ids. Text in SVG stays text.
         dated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[one]
-        with mpl.rc_context({"svg.hashsalt": "cropseg"}), storage.atomic_path(path) as temporary:
+        same = {"svg.hashsalt": "cropseg", "svg.fonttype": "none"}
+        with mpl.rc_context(same), storage.atomic_path(path) as temporary:
             figure.savefig(temporary, format=one, dpi=150, metadata=dated)
         written.append(path)
     say(f"curves of {len(runs)} run{'s' if len(runs) > 1 else ''}: {', '.join(map(str, written))}")
