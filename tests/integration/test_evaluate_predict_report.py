@@ -95,7 +95,11 @@ def test_a_trained_run_is_evaluated_mapped_and_reported(repo, place, run_dir, wh
     with AlignedProduct(safe, PAPER_BANDS) as scene, rasterio.open(out) as dataset:
         image = scene.read(Window(0, 0, scene.grid.height, scene.grid.width))
         labels = dataset.read(1)
-        np.testing.assert_array_equal(labels == 255, (image == 0).any(axis=0))
+        invalid = composed(repo, "prepare").quality.scl_invalid
+        clouds = np.isin(scene.scl(Window(0, 0, scene.grid.height, scene.grid.width)), list(invalid))
+        empty = (image == 0).any(axis=0)
+        assert (clouds & ~empty).any()
+        np.testing.assert_array_equal(labels == 255, empty | clouds)
         assert (labels[labels != 255] < 11).all()
         assert dataset.tags()["MODEL"] == "unet4gn_small"
         assert dataset.tags()["NOTE"] == SIMULATED_NOTE
