@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import os
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +29,12 @@ from cropseg.predictor import ModelSpec, read_validation
 
 WEIGHTS: Final = "weights.pt"
 VALIDATION: Final = "validation.json"
+
+KNOWN: Final = ("cropseg", "segmentation_models_pytorch", "timm", "torch", "torchvision")
+"""Packages whose networks a finished run may name; importing another one could run a stranger's code."""
+
+TRUST: Final = "CROPSEG_TRUSTED_MODULES"
+"""Environment variable that names further ones, with commas between."""
 
 
 @dataclass
@@ -111,9 +119,9 @@ def load(folder: Path, spec: ModelSpec) -> NeuralPredictor:
 
     Raises:
         InputError: A file is missing or broken, or does not hold weights of the network in ``spec``.
-        ConfigError: ``spec`` names something that is not a network.
+        ConfigError: ``spec`` names something that is not a network, or a module that is not imported unasked.
     """
-    net = build_net(spec.model["net"], len(spec.bands), len(spec.taxonomy), pretrained=False)
+    net = build_net(spec.model["net"], spec.bands, len(spec.taxonomy), pretrained=False, trusted=False)
     path = Path(folder) / WEIGHTS
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -126,39 +134,80 @@ def load(folder: Path, spec: ModelSpec) -> NeuralPredictor:
     return predictor.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_net(recipe: Mapping[str, Any], bands: int, classes: int, *, pretrained: bool = True) -> nn.Module:
+def build_net(
+    recipe: Mapping[str, Any],
+    bands: int | Sequence[str],
+    classes: int,
+    *,
+    pretrained: bool = True,
+    trusted: bool = True,
+    window: int | None = None,
+) -> nn.Module:
     """Build a network from its class's dotted name and arguments.
-
-    The name may come from a file of somebody else's, so it must name a subclass of ``torch.nn.Module`` before it is
-    called.
 
     Args:
         recipe: ``_target_`` and arguments.
-        bands: Input channels.
+        bands: Input channels: their names, or how many. A class that takes ``bands`` is given the names.
         classes: Output channels.
         pretrained: Whether weights that the arguments name are fetched; a trained run has its own.
+        trusted: Whether any module may be imported to find the class. Not so where the name comes from a file of
+            somebody else's, since importing runs code: see :data:`KNOWN` and :data:`TRUST`.
+        window: Side in pixels of a window to try the network on, so that a wrong one is found before training.
 
     Raises:
-        ConfigError: It does not, or the class does not take these arguments.
+        ConfigError: The name is no ``torch.nn.Module``, or its module may not be imported, or the class does not take
+            these arguments, or it does not answer a window with a logit per class and pixel.
     """
     options = dict(recipe)
     name = str(options.pop("_target_", ""))
+    found = _class(name, trusted=trusted)
+    takes = inspect.signature(found).parameters
+    if not pretrained and "encoder_weights" in takes:
+        options["encoder_weights"] = None
+    channels = bands if isinstance(bands, int) else len(bands)
+    if not isinstance(bands, int) and "bands" in takes:
+        options["bands"] = tuple(bands)
+    classes_argument = "num_classes" if "num_classes" in takes else "classes"
+    try:
+        net: nn.Module = found(**options, **{"in_channels": channels, classes_argument: classes})
+    except TypeError as error:
+        raise ConfigError(f"{name} does not take these arguments", str(error), "see model.net in the config") from error
+    if window is not None:
+        _try(net, name, (1, channels, window, window), classes)
+    return net
+
+
+def _class(name: str, *, trusted: bool) -> type[nn.Module]:
     module_name, _, class_name = name.rpartition(".")
+    extra = [one.strip() for one in os.environ.get(TRUST, "").split(",") if one.strip()]
+    if not trusted and module_name not in sys.modules and module_name.partition(".")[0] not in (*KNOWN, *extra):
+        remedy = f"if you trust it, set {TRUST}={module_name.partition('.')[0]} in the environment"
+        raise ConfigError("the run's network belongs to a module that is not imported unasked", name, remedy)
     try:
         found = getattr(import_module(module_name), class_name) if module_name else None
     except (ImportError, AttributeError) as error:
         raise ConfigError("no such network class", name, "install the package that holds it") from error
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
         raise ConfigError("not a torch.nn.Module", name, "net._target_ must name a class of networks")
-    takes = inspect.signature(found).parameters
-    if not pretrained and "encoder_weights" in takes:
-        options["encoder_weights"] = None
-    classes_argument = "num_classes" if "num_classes" in takes else "classes"
+    return found
+
+
+def _try(net: nn.Module, name: str, shape: tuple[int, int, int, int], classes: int) -> None:
+    """Refuse a network that does not answer ``shape`` with logits; weights and random numbers stay as they are."""
+    wanted = (shape[0], classes, *shape[2:])
+    training = net.training
     try:
-        net: nn.Module = found(**options, **{"in_channels": bands, classes_argument: classes})
-    except TypeError as error:
-        raise ConfigError(f"{name} does not take these arguments", str(error), "see model.net in the config") from error
-    return net
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            answer = net.eval()(torch.zeros(shape))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{name} cannot take {shape}", reason, "choose another window or mend the network") from error
+    finally:
+        net.train(training)
+    got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if got != wanted:
+        remedy = "its forward must return logits (n, classes, height, width), as many classes as it was told"
+        raise ConfigError(f"{name} answers {shape} not with {wanted} but with", got, remedy)
 
 
 def recipe_of(net: functools.partial[nn.Module]) -> dict[str, Any]:

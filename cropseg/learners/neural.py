@@ -124,7 +124,8 @@ class NeuralLearner:
         dataset = data.dataset
         recipe = recipe_of(self.net)
         torch.manual_seed(self.seed)
-        net = build_net(recipe, len(dataset.spec.bands), len(dataset.spec.taxonomy))
+        window = data.train_crop or dataset.spec.patch_size
+        net = build_net(recipe, dataset.spec.bands, len(dataset.spec.taxonomy), window=window)
         init_from = self.init.apply(net, dataset.spec) if self.init else {}
         counts = dataset.manifest["counts"].take(data.parts["train"]).to_pylist()
         self.loss.resolve(counts)
