@@ -83,6 +83,8 @@ def begin(cfg: DictConfig) -> float | None:
         return score
     if processes.is_first():
         _lock(target)
+        for path in (*target.glob(".*.part*"), *target.glob("checkpoints/.*.part*")):
+            path.unlink()  # half written by a process that was killed
         if folder is None:
             # What an earlier run left in the same folder is nothing to go on from.
             for path in target.glob("checkpoints/*.ckpt"):

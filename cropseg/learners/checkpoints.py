@@ -23,6 +23,9 @@ from cropseg.learners.module import SegmentationModule
 
 FILE: Final = "last.ckpt"
 
+UNREADABLE: Final = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError)
+"""What torch raises of a file that is cut off, or none of its own."""
+
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes checkpoints flushed and in one step, and reads nothing of them but tensors and plain values."""
@@ -44,7 +47,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """
         try:
             found: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except UNREADABLE as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{path} is not a checkpoint", first, "remove it: training starts anew") from error
         return found

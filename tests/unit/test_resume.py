@@ -1,7 +1,9 @@
 """A training that was killed goes on and ends as if it had not been; a finished one is not trained again."""
 
+import csv
 import functools
 import math
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -15,7 +17,7 @@ from omegaconf import OmegaConf
 
 from cropseg import resume
 from cropseg.core import storage
-from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.data.datamodule import CropDataModule
 from cropseg.learners.checkpoints import LastEpoch
 from cropseg.learners.loggers import CsvLogger
@@ -50,17 +52,13 @@ class Kill(Callback):
     def on_validation_end(self, trainer, *args):
         self._at("validated", trainer)
 
-    def on_train_epoch_end(self, trainer, *args):
-        self._at("epoch_end", trainer)
-
     def on_train_epoch_start(self, trainer, *args):
         self._at("epoch_start", trainer)
 
 
 SCHEDULES = {
-    "plateau": functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0),
+    "plateau": functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0, threshold=9),
     "cosine": functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=EPOCHS),
-    "constant": None,
 }
 
 
@@ -113,7 +111,7 @@ def whole(root, tmp_path_factory):
 EXTRA = {
     "none": dict,
     "ema": lambda: {"ema": EMAWeightAveraging(decay=0.5)},
-    "stop": lambda: {"stop": EarlyStopping("val_loss", patience=1, min_delta=10.0)},
+    "stop": lambda: {"stop": EarlyStopping("val_loss", patience=2, min_delta=10.0)},
 }
 
 
@@ -131,13 +129,11 @@ def assert_equal(run, other):
         ("plateau", "none", "batch", 2),
         ("plateau", "none", "validation", 3),
         ("plateau", "none", "validated", 1),
-        ("plateau", "none", "epoch_end", 2),
         ("plateau", "none", "epoch_start", 2),
         ("plateau", "none", "batch", 0),
         ("cosine", "none", "batch", 1),
-        ("constant", "none", "validation", 2),
         ("plateau", "ema", "batch", 2),
-        ("plateau", "stop", "validation", 1),
+        ("plateau", "stop", "validation", 2),
     ],
 )
 def test_a_killed_training_ends_with_the_same_bits(root, whole, tmp_path, schedule, extra, hook, epoch):
@@ -147,6 +143,61 @@ def test_a_killed_training_ends_with_the_same_bits(root, whole, tmp_path, schedu
     torch.manual_seed(99)  # another process has drawn otherwise
     train(root, tmp_path, schedule=schedule, resume=True, extra=EXTRA[extra]())
     assert_equal(tmp_path, whole(schedule, extra))
+
+
+@pytest.mark.parametrize(
+    ("extra", "name", "count", "done"),
+    [
+        ("none", "last.ckpt", 2, False),
+        ("none", "last.ckpt", 2, True),
+        ("none", "best.ckpt", 2, False),
+        ("none", "weights.pt", 1, False),
+        ("none", "spec.json", 1, False),
+        ("stop", "weights.pt", 1, True),
+    ],
+)
+def test_a_kill_while_a_file_is_written_harms_nothing(root, whole, tmp_path, monkeypatch, extra, name, count, done):
+    written, left = storage.write_bytes, [count]
+
+    def write(path, content):
+        left[0] -= path.name == name
+        if left[0] == 0 and not done:
+            (path.parent / f".{path.stem}.1.part{path.suffix}").write_bytes(content[:9])  # what a kill leaves there
+            raise Killed
+        written(path, content)
+        if left[0] == 0:
+            raise Killed
+
+    (tmp_path / "before").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(storage, "write_bytes", write)
+        train(root, tmp_path / "before", extra=EXTRA[extra]())
+    # The disk may be mounted elsewhere by then.
+    run = (tmp_path / "before").rename(tmp_path / "after")
+    train(root, run, resume=True, extra=EXTRA[extra]())
+    assert_equal(run, whole("plateau", extra))
+
+
+def test_what_is_kept_is_plain_and_the_schedule_has_moved_on(whole):
+    run = whole("plateau", "none")
+    kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (kept["epoch"], kept["ended"]) == (EPOCHS, True)
+    assert kept["lr_schedulers"][0]["last_epoch"] == EPOCHS
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert [float(row["lr"]) for row in rows] == pytest.approx([3e-2 / 2**epoch for epoch in range(EPOCHS)])
+    assert b"omegaconf" not in (run / "checkpoints" / "last.ckpt").read_bytes()
+    assert len(list(csv.DictReader((whole("plateau", "stop") / "metrics.csv").read_text().splitlines()))) == 3
+
+
+def test_a_broken_checkpoint_or_another_dataset_is_a_typed_error(root, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole("plateau", "none"), run)
+    other = make_dataset(tmp_path / "other", n=8, size=24, seed=1).root
+    with pytest.raises(MismatchError, match="the dataset is not the one"):
+        train(other, run, resume=True)
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"half a file")
+    with pytest.raises(InputError, match="is not a checkpoint"):
+        train(root, run, resume=True)
 
 
 @pytest.fixture(autouse=True)
@@ -194,9 +245,12 @@ def test_a_begun_run_goes_on_in_its_folder_whatever_the_time_stamp(tmp_path):
     begun(tmp_path, ["seed=1"], "2030-01-01_another")
     (tmp_path / "runs" / "1999-01-01_job" / "checkpoints").mkdir()
     (tmp_path / "runs" / "1999-01-01_job" / "checkpoints" / "last.ckpt").touch()
+    half = tmp_path / "runs" / "1999-01-01_job" / "checkpoints" / ".last.77.part.ckpt"
+    half.touch()
     resume.release()
     cfg = config(tmp_path, ["resume=auto"])
     assert resume.begin(cfg) is None
+    assert not half.exists()
     assert (cfg.run_dir, cfg.resume) == (old.run_dir, True)
     assert not (tmp_path / "runs" / "new").exists()  # what Hydra made is gone
     assert (tmp_path / "runs" / "1999-01-01_job" / "checkpoints" / "last.ckpt").exists()
