@@ -234,6 +234,12 @@ def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], t
             f"dataset {dataset.root} was prepared again since the model was trained: "
             "whether its test part was trained on cannot be told"
         )
+    for earlier in spec.trained_on[1:]:  # what the run that it started from had learned from
+        before = training_rows(replace(spec, **earlier))
+        if before is None:
+            warn(f"whether {chosen.name} was trained on by a run that this one started from cannot be told")
+        else:
+            refuse_trained(chosen.name, dataset, taken, *before)
     return dataset, taken, trained
 
 

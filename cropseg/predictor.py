@@ -92,7 +92,7 @@ class ModelSpec:
         )
 
     @property
-    def trained_on(self) -> tuple[Mapping[str, str], ...]:
+    def trained_on(self) -> tuple[Mapping[str, Any], ...]:
         """Everything that the weights learned from: this dataset first, then what they had learned from before."""
         mine = {key: str(getattr(self, key)) for key in ("dataset", "manifest_digest", "split", "dataset_root")}
         return (mine, *self.init_from.get("trained_on", ()))

@@ -1,6 +1,7 @@
 """Weights from a finished run: copied by name, new ones by rule, the encoder frozen or not."""
 
 import functools
+import shutil
 
 import lightning as L
 import numpy as np
@@ -15,6 +16,7 @@ from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import DatasetSpec
 from cropseg.core.taxonomy import CropClass, Taxonomy
 from cropseg.data.datamodule import CropDataModule
+from cropseg.evaluate import EvaluationSet, evaluate
 from cropseg.learners.init import Init
 from cropseg.learners.network import NeuralPredictor, build_net
 from cropseg.learners.neural import NeuralLearner
@@ -244,3 +246,19 @@ def test_what_does_not_fit_is_named(tmp_path):
     storage.write_json(tmp_path / "forest" / "spec.json", {**forest, "loader": "cropseg.learners.forest.load"})
     with pytest.raises(MismatchError, match=r"forest is a run of cropseg\.learners\.forest"):
         Init(tmp_path / "forest").apply(fresh(UNET, spec), spec)
+
+
+def test_what_the_first_run_learned_from_is_no_evaluation_set_of_the_second(tmp_path, capsys):
+    first = make_dataset(tmp_path / "first", n=5, size=16)
+    second = make_dataset(tmp_path / "second", n=5, size=16, seed=1)
+    of = {"loader": "cropseg.learners.network.load", "model": {"net": UNET, "nodata": "fill"}, "versions": {}}
+    earlier = [dict(one) for one in ModelSpec.of(first, "location", **of).trained_on]
+    spec = ModelSpec.of(second, "location", **of, init_from={"run": "first", "trained_on": earlier})
+    net = fresh(UNET, first.spec)
+    predictor = NeuralPredictor(net, spec, np.eye(11, dtype=np.int64), 0)
+    with pytest.raises(MismatchError, match="3 patches that the model was trained on"):
+        evaluate(predictor, EvaluationSet("leak", str(tmp_path / "first"), "location", "train"))
+    evaluate(predictor, EvaluationSet("fair", str(tmp_path / "first"), "location", "test"))
+    shutil.rmtree(tmp_path / "first")
+    evaluate(predictor, EvaluationSet("untold", str(tmp_path / "second"), "location", "test"))
+    assert "that this one started from cannot be told" in capsys.readouterr().err
