@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cropseg import cli, resume
 from cropseg.core import storage
-from cropseg.core.errors import ConfigError, CropsegError
+from cropseg.core.errors import ConfigError
 from cropseg.core.progress import say, warn
 from cropseg.sweeps import jobs
 
@@ -67,11 +67,13 @@ class Keeper(Callback):
                 job_return.return_value = None
             return
         error = job_return._return_value
-        line = (cli.explain(error) or f"defect: {type(error).__name__}: {error}").removeprefix("error: ")
-        warn(f"{_job(config)} failed: {line}")
-        if not isinstance(error, CropsegError):
+        line = cli.explain(error)
+        if line is None:
             warn("".join(traceback.format_exception(error)))
-        _record(config, folder, "failed", " ".join(line.split()))
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+        line = line.removeprefix("error: ")
+        warn(f"{_job(config)} failed: {line}")
+        _record(config, folder, "failed", line)
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
