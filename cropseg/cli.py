@@ -114,7 +114,7 @@ def explain(error: BaseException) -> str | None:
         link = link.__cause__ or link.__context__
     if isinstance(error, KeyboardInterrupt):
         return f"stopped: {str(error) or 'what is finished is kept; run the same command to go on'}"
-    if str(error) == "No trials are completed yet.":  # Optuna's ValueError; each job has said why it failed
+    if str(error) in ("Record does not exist.", "No trials are completed yet."):  # Optuna's; each job has said why
         return "error: no trial of the search has a score; the same command with resume=auto tries them again"
     if isinstance(error, ValueError) and not isinstance(error, HydraException | OmegaConfBaseException | OSError):
         return None
