@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from factory import make_dataset
+from gloo_worker import CLASSES, gradient_of, loss_of, tiny_net
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from torch import nn
@@ -25,24 +27,13 @@ from cropseg.core.errors import ConfigError, TrainingError
 from cropseg.core.taxonomy import load as load_taxonomy
 from cropseg.data.datamodule import CropDataModule
 from cropseg.learners import finite, joint
+from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
 from cropseg.learners.module import SegmentationModule
-from cropseg.losses import CrossEntropy, Dice, WeightedSum
 from cropseg.metrics import confusion_matrix
 
 REPO = Path(__file__).resolve().parents[2]
-CLASSES = 11
-
-
-def tiny_net(dropout=0.0):
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(10, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(8, CLASSES, 1)
-    )
-
-
-def loss_of():
-    weights = [0.5 + 0.1 * c for c in range(CLASSES)]
-    return WeightedSum({"ce": CrossEntropy(weights), "dice": Dice()}, {"ce": 1.0, "dice": 0.4})
+# NeuralLearner silences it: the module turns raw pixels into what its network sees.
+pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
 
 
 def module_of(**options):
@@ -52,7 +43,7 @@ def module_of(**options):
     )
 
 
-def train(module, data, folder, *, callbacks=(), epochs=1, **options):
+def train(module, data, folder, *, callbacks=(), epochs=1, ckpt=None, **options):
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -65,12 +56,12 @@ def train(module, data, folder, *, callbacks=(), epochs=1, **options):
         num_sanity_val_steps=0,
         **options,
     )
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     return trainer
 
 
 def vector(net):
-    return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+    return torch.cat([p.detach().reshape(-1) for p in net.parameters()])
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +96,7 @@ def test_image_and_mask_are_turned_together_and_scaled_once():
     np.testing.assert_array_equal(kept["target"].numpy(), mask)
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 2**16))
 def test_validation_is_exact_however_its_patches_are_batched(sizes, seed):
     rng = np.random.default_rng(seed)
@@ -200,7 +192,7 @@ def test_an_accumulated_step_is_the_mean_of_its_batches(dataset, tmp_path):
     assert [len(batch["x"]) for batch in seen] == [2, 2]
     net, loss = tiny_net(), loss_of()
     sum(loss(net(batch["x"]), batch["target"]) / 2 for batch in seen).backward()
-    expected = vector(net) - 0.1 * torch.cat([p.grad.flatten() for p in net.parameters()])
+    expected = vector(net) - 0.1 * gradient_of(net)
     torch.testing.assert_close(vector(module.net), expected)
 
 
@@ -233,6 +225,33 @@ def test_the_moving_average_is_what_is_validated_and_kept(dataset, tmp_path):
     net.load_state_dict({name.removeprefix("net."): value for name, value in kept["state_dict"].items()})
     torch.testing.assert_close(vector(net), expected)
     assert not torch.allclose(weights.steps[-1], expected)
+
+
+class Kill(Callback):
+    """Ends a training in the middle of its second epoch."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 1):
+            raise RuntimeError("killed")
+
+
+def test_a_moving_average_goes_on_where_it_was(dataset, tmp_path):
+    found = {}
+    for name in ("whole", "killed"):
+        callbacks = [EMAWeightAveraging(decay=0.8), LastEpoch(tmp_path / name)]
+        options = {"epochs": 2, "plugins": [AtomicCheckpoints()]}
+        data = functools.partial(CropDataModule, dataset.root, batch_size=2)
+        module, ckpt = module_of(), None
+        if name == "killed":
+            with pytest.raises(RuntimeError, match="killed"):
+                train(module_of(), data(), tmp_path, callbacks=[*callbacks, Kill()], **options)
+            callbacks, ckpt = [EMAWeightAveraging(decay=0.8), LastEpoch(tmp_path / name)], tmp_path / name / "last.ckpt"
+            torch.manual_seed(99)  # other weights to start from, which must not matter
+            for parameter in module.parameters():
+                nn.init.normal_(parameter)
+        train(module, data(), tmp_path, callbacks=callbacks, ckpt=ckpt, **options)
+        found[name] = vector(module.net)
+    assert torch.equal(found["whole"], found["killed"])
 
 
 def test_channels_last_and_mixed_precision_change_memory_and_not_the_result(dataset, tmp_path):
@@ -283,39 +302,6 @@ def test_dropout_is_keyed_and_each_process_has_its_own(monkeypatch):
 
 # Several processes --------------------------------------------------------------------------------------------------
 
-WORKER = """
-import sys, torch
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
-sys.path[:0] = [{tests!r}, {here!r}]
-from test_engine import loss_of, tiny_net
-from cropseg.learners import joint
-from cropseg.losses import RunningLoss
-rank, folder = int(sys.argv[1]), sys.argv[2]
-distributed.init_process_group("gloo", init_method=f"file://{{folder}}/meet", rank=rank, world_size=2)
-cases = torch.load(f"{{folder}}/cases.pt", weights_only=True)
-found = {{}}
-for name, (x, target) in cases.items():
-    x, target = x[rank::2], target[rank::2]
-    net, loss = tiny_net(), loss_of()
-    wrapped = DistributedDataParallel(net)
-    value = loss.value(joint.for_training(loss.sums(wrapped(x), target)))
-    value.backward()
-    running = RunningLoss(loss)
-    with torch.no_grad():
-        for one in range(len(x)):  # as many batches as there are: 3 here, 2 there
-            running.update(loss.sums(net(x[one : one + 1]), target[one : one + 1]))
-    running.sums = joint.summed(running.sums)
-    gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
-    found[name] = {{"value": value.detach(), "gradient": gradient, "set": torch.tensor(running.compute())}}
-bn = torch.nn.BatchNorm2d(3)
-bn.running_mean += rank
-joint.share_buffers(bn)
-found["rest"] = {{"rows": torch.tensor(joint.gathered([rank] * (rank + 1))), "mean": bn.running_mean}}
-torch.save(found, f"{{folder}}/found{{rank}}.pt")
-distributed.destroy_process_group()
-"""
-
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
@@ -327,8 +313,7 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
     empty[1::2] = 255  # the second has none at all
     cases = {"even": (x, target), "one without labels": (x, empty)}
     torch.save(cases, tmp_path / "cases.pt")
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(tests=str(REPO / "tests"), here=str(REPO / "tests" / "unit")))
+    script = REPO / "tests" / "gloo_worker.py"
     environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     jobs = [
         subprocess.Popen([sys.executable, "-W", "ignore", str(script), str(rank), str(tmp_path)], env=environment)
@@ -340,7 +325,7 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
         net, loss = tiny_net(), loss_of()
         value = loss(net(images), truth)
         value.backward()
-        gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+        gradient = gradient_of(net)
         for mine in (found[0][name], found[1][name]):
             torch.testing.assert_close(mine["value"], value.detach())
             torch.testing.assert_close(mine["gradient"], gradient, rtol=1e-4, atol=1e-6)
@@ -386,6 +371,7 @@ def test_slurm_reads_the_job(monkeypatch):
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         cfg = compose("train", ["trainer=slurm", "paths.runs=runs"], return_hydra_config=True)
     assert (cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.use_distributed_sampler) == (4, 2, False)
+    HydraConfig.instance().set_config(cfg)
     assert cfg.hydra.run.dir == "runs/slurm_77_unet4gn"
     (environment,) = instantiate(cfg.trainer.plugins)
     assert environment.auto_requeue is False
