@@ -160,7 +160,12 @@ class NeuralLearner:
                 dataset,
                 data.split,
                 loader="cropseg.learners.network.load",
-                model={"net": recipe, "nodata": self.nodata, "train_crop": data.train_crop},
+                model={
+                    "net": recipe,
+                    "loss": self.loss.describe(),
+                    "nodata": self.nodata,
+                    "train_crop": data.train_crop,
+                },
                 versions=versions("torch", "lightning", "numpy"),
                 patch_size=data.train_crop,
                 init_from=init_from,

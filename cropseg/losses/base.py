@@ -70,7 +70,9 @@ def _plain(value: object) -> object:
             return {key: _plain(part) for key, part in value.items()}
         case list() | tuple():
             return [_plain(part) for part in value]
-    return value
+        case None | bool() | int() | float() | str():
+            return value
+    return repr(value)
 
 
 def single(logits: Tensor) -> Tensor:
