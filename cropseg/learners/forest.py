@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import joblib
 import numpy as np
@@ -29,7 +29,11 @@ from cropseg.learners.options import options_of
 from cropseg.learners.versions import versions
 from cropseg.metrics import Confusion, confusion_matrix, scores
 from cropseg.models.forest import Features, Samples, Sampling, draw, valid_pixels
+from cropseg.pictures import choose_patches
 from cropseg.predictor import ModelSpec, read_validation
+
+if TYPE_CHECKING:
+    from cropseg.learners.tracking import Tracker
 
 FILE: Final = "forest.skops"
 
@@ -63,18 +67,6 @@ class TrainingData(Protocol):
         ...
 
 
-class MetricsLogger(Protocol):
-    """What a forest needs of one of Lightning's loggers."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Record scores."""
-        ...
-
-    def finalize(self, status: str) -> None:
-        """Write out and close."""
-        ...
-
-
 class ForestLearner:
     """Learns a Random Forest from pixels (§3.3).
 
@@ -92,7 +84,7 @@ class ForestLearner:
         sampling: Sampling,
         context: Sequence[str] = (),
         windows: Sequence[int] = (),
-        logger: Mapping[str, MetricsLogger] | None = None,
+        logger: Mapping[str, Tracker] | None = None,
     ) -> None:
         self.forest = forest
         self.sampling = sampling
@@ -140,17 +132,28 @@ class ForestLearner:
         predictor = ForestPredictor(forest, spec, protocol=dataset.spec.protocol)
         predictor.confusion = validate(predictor, dataset, parts["val"])
         predictor.save(run_dir)
-        self._log(scores(predictor.confusion, dataset.spec.protocol), run_dir)
+        self._log(predictor, data, run_dir)
         say(f"validation miou_present {predictor.validation_score:.4f}; the run is in {run_dir}")
         return predictor
 
-    def _log(self, found: Mapping[str, Any], run_dir: Path) -> None:
-        """Write the one row of ``metrics.csv``, and send the scores to every tracker; one may write the row its way."""
+    def _log(self, predictor: ForestPredictor, data: TrainingData, run_dir: Path) -> None:
+        """Tell every tracker all at once, so that no run of theirs is left open by a training that failed."""
+        # Imported here: a forest predicts without Lightning.
+        from cropseg.learners.tracking import announce, iou_names, show_confusion, show_panel, with_csv
+
+        dataset = data.dataset
+        found = scores(predictor.confusion, dataset.spec.protocol)
         logged = {f"val_{name}": value for name, value in found.items() if isinstance(value, float)}
-        row = {"epoch": 0, "step": 0, **logged}
-        storage.write_bytes(run_dir / "metrics.csv", f"{','.join(row)}\n{','.join(map(str, row.values()))}\n".encode())
-        for logger in self.logger.values():
+        logged |= zip(iou_names(dataset.spec.taxonomy), found["iou"], strict=True)
+        loggers = with_csv(self.logger, run_dir)
+        announce(loggers, run_dir, dataset, data.split)
+        for logger in loggers:
             logger.log_metrics({"epoch": 0.0, **logged}, step=0)
+        shown = choose_patches(dataset, data.parts["val"].tolist(), 4)
+        title = "validation"
+        show_panel(loggers, run_dir, dataset, shown, predictor.labels, file="validation", title=title, epoch=0, step=0)
+        show_confusion(loggers, run_dir, "best", predictor.confusion, dataset, title=title, epoch=0, step=0)
+        for logger in loggers:
             logger.finalize("success")
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from cropseg import pictures
 from cropseg.core.errors import ConfigError
 from cropseg.core.manifest import Dataset
-from cropseg.core.scene import UInt8Array
+from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import model_input
 from cropseg.learners.module import SegmentationModule
-from cropseg.learners.tracking import show, show_confusion
+from cropseg.learners.tracking import show_confusion, show_panel
 from cropseg.metrics import Confusion
 
 
@@ -55,61 +55,50 @@ class Panels(Callback):
         """Draw the last epoch, if training ended before its time, and the confusion matrices of validation."""
         epoch = trainer.current_epoch - 1  # Lightning has counted on
         self._draw(trainer, pl_module, epoch)
-        if not trainer.is_global_zero or not isinstance(pl_module, SegmentationModule):
+        dataset = _dataset(trainer)
+        if not trainer.is_global_zero or dataset is None or not isinstance(pl_module, SegmentationModule):
             return
-        best = _best(trainer)
         last = None if pl_module.validation is None else (pl_module.validation, epoch)
-        for which, found in (("best", best), ("last", last)):
-            dataset = _dataset(trainer)
-            if found is not None and dataset is not None:
+        for which, found in (("best", _best(trainer)), ("last", last)):
+            if found is not None:
+                matrix, of = found
+                title = f"validation, {which} epoch: {of + 1}"
+                step = _step(trainer)
                 show_confusion(
-                    trainer.loggers,
-                    self.run_dir,
-                    which,
-                    found[0],
-                    pl_module.taxonomy,
-                    simulated=dataset.spec.simulated,
-                    epoch=found[1],
-                    at=epoch,
-                    step=_step(trainer),
+                    trainer.loggers, self.run_dir, which, matrix, dataset, title=title, epoch=epoch, step=step
                 )
 
-    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
+    def _draw(self, trainer: L.Trainer, module: L.LightningModule, epoch: int) -> None:
+        dataset = _dataset(trainer)
         wanted = self.patches and epoch > self._drawn and trainer.is_global_zero
-        if not wanted or not isinstance(data, CropDataModule) or not isinstance(pl_module, SegmentationModule):
+        if not wanted or dataset is None or not isinstance(module, SegmentationModule):
             return
         self._drawn = epoch
-        rows = pictures.choose_patches(data.dataset, data.parts["val"].tolist(), self.patches)
-        pixels = pictures.panel(
-            data.dataset, rows, _predict(trainer, pl_module, data.dataset, rows), f"epoch {epoch + 1}"
-        )
-        show(
-            trainer.loggers,
-            self.run_dir,
-            f"epoch_{epoch + 1:03d}",
-            "panel",
-            pixels,
-            epoch=epoch,
-            step=_step(trainer),
-        )
+        part = trainer.datamodule.parts["val"].tolist()  # type: ignore[attr-defined]
+        learning = module.training
+        module.eval()
+        try:
+            show_panel(
+                trainer.loggers,
+                self.run_dir,
+                dataset,
+                pictures.choose_patches(dataset, part, self.patches),
+                functools.partial(_labels, trainer, module),
+                file=f"epoch_{epoch + 1:03d}",
+                title=f"epoch {epoch + 1}",
+                epoch=epoch,
+                step=_step(trainer),
+            )
+        finally:
+            module.train(learning)
 
 
-def _predict(trainer: L.Trainer, module: SegmentationModule, dataset: Dataset, rows: list[int]) -> UInt8Array:
-    """Labels, uint8 (rows, height, width), one patch at a time, so that memory never exceeds a validation step's."""
-    found = []
-    learning = module.training
-    module.eval()
-    try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            for row in rows:
-                image = torch.from_numpy(dataset.image(row))[None].to(module.device)
-                x, _ = model_input(image, module.nodata)
-                logits = module(x)
-                found.append(logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy())
-    finally:
-        module.train(learning)
-    return np.stack(found)
+def _labels(trainer: L.Trainer, module: SegmentationModule, images: UInt16Array) -> UInt8Array:
+    """Labels, uint8 (n, height, width), as validation would give them."""
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        x, _ = model_input(torch.from_numpy(images).to(module.device), module.nodata)
+        labels: UInt8Array = module(x).argmax(dim=1).to(torch.uint8).cpu().numpy()
+    return labels
 
 
 def _best(trainer: L.Trainer) -> tuple[Confusion, int] | None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cropseg import pictures
 from cropseg.core.manifest import Dataset
-from cropseg.core.scene import UInt8Array
+from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.core.taxonomy import Taxonomy
 from cropseg.learners.loggers import CsvLogger, TakesPictures
 from cropseg.learners.versions import git_state, versions
@@ -25,6 +25,22 @@ SECRET: Final = re.compile(r"passw|secret|token|credential|(api|access|private)_
 """Names of options and of environment variables whose values go nowhere."""
 
 MASK: Final = "***"
+
+
+class Tracker(Protocol):
+    """What a run needs of one of Lightning's loggers."""
+
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Record what the run is."""
+        ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Record scores."""
+        ...
+
+    def finalize(self, status: str) -> None:
+        """Write out and close."""
+        ...
 
 
 def describe_run(run_dir: Path, dataset: Dataset, split: str) -> dict[str, Any]:
@@ -46,49 +62,77 @@ def describe_run(run_dir: Path, dataset: Dataset, split: str) -> dict[str, Any]:
     }
 
 
-def announce(loggers: Iterable[Logger], run_dir: Path, dataset: Dataset, split: str) -> None:
+def announce(loggers: Iterable[Tracker], run_dir: Path, dataset: Dataset, split: str) -> None:
     """Tell each tracker what this run is, before anything else."""
     description = describe_run(run_dir, dataset, split)
     for logger in loggers:
         logger.log_hyperparams(description)
 
 
-def with_csv(loggers: Mapping[str, Logger], run_dir: Path) -> list[Logger]:
+def with_csv(loggers: Mapping[str, Tracker], run_dir: Path) -> list[Tracker]:
     """The trackers, and ``metrics.csv`` even where none was asked for: reports and curves are read off it."""
     chosen = list(loggers.values())
     return chosen if any(isinstance(one, CsvLogger) for one in chosen) else [CsvLogger(run_dir), *chosen]
 
 
-def show(
-    loggers: Iterable[object], run_dir: Path, file: str, name: str, pixels: UInt8Array, *, epoch: int, step: int
+def iou_names(taxonomy: Taxonomy) -> list[str]:
+    """Names that the IoU of each class is logged under."""
+    return [f"val_iou_{name.replace(' ', '_')}" for name in taxonomy.names]
+
+
+def show_panel(
+    loggers: Iterable[Tracker],
+    run_dir: Path,
+    dataset: Dataset,
+    rows: Sequence[int],
+    predict: Callable[[UInt16Array], UInt8Array],
+    *,
+    file: str,
+    title: str,
+    epoch: int,
+    step: int,
 ) -> None:
-    """Write a picture to ``panels/<file>.png`` of the run folder, and send it to the trackers that take pictures."""
+    """Draw patches as image, truth and prediction.
+
+    Args:
+        loggers: Trackers; those that take pictures get it.
+        run_dir: Gets ``panels/<file>.png``.
+        dataset: Where the patches come from.
+        rows: Rows of its manifest.
+        predict: Labels (1, height, width) of raw pixels (1, bands, height, width).
+        file: Name of the file.
+        title: Stands above.
+        epoch: Epoch to log it under.
+        step: Step to log it under.
+    """
+    labels = np.concatenate([predict(dataset.image(row)[None]) for row in rows])
+    _show(loggers, run_dir, file, "panel", pictures.panel(dataset, rows, labels, title), epoch, step)
+
+
+def show_confusion(
+    loggers: Iterable[Tracker],
+    run_dir: Path,
+    which: str,
+    matrix: Confusion,
+    dataset: Dataset,
+    *,
+    title: str,
+    epoch: int,
+    step: int,
+) -> None:
+    """Draw a validation's confusion matrix as ``panels/confusion_<which>.png``, and send it to trackers alike."""
+    note = " (simulated)" if dataset.spec.simulated else ""
+    pixels = pictures.confusion(matrix, dataset.spec.taxonomy.names, title + note)
+    _show(loggers, run_dir, f"confusion_{which}", f"confusion_{which}", pixels, epoch, step)
+
+
+def _show(
+    loggers: Iterable[Tracker], run_dir: Path, file: str, name: str, pixels: UInt8Array, epoch: int, step: int
+) -> None:
     pictures.write_png(Path(run_dir) / "panels" / f"{file}.png", pixels)
     for logger in loggers:
         if isinstance(logger, TakesPictures):
             logger.log_picture(name, pixels, epoch, step)
-
-
-def show_confusion(
-    loggers: Iterable[object],
-    run_dir: Path,
-    which: str,
-    matrix: Confusion,
-    taxonomy: Taxonomy,
-    *,
-    simulated: bool,
-    epoch: int,
-    at: int,
-    step: int,
-) -> None:
-    """Draw the confusion matrix of the validation after ``epoch``, and log it ``at`` the running one.
-
-    ``which`` of the validations it is, is ``best`` or ``last``.
-    """
-    note = " (simulated)" if simulated else ""
-    title = f"validation, {which} epoch: {epoch + 1}{note}"
-    pixels = pictures.confusion(matrix, taxonomy.names, title)
-    show(loggers, run_dir, f"confusion_{which}", f"confusion_{which}", pixels, epoch=at, step=step)
 
 
 def masked(values: Any) -> Any:

@@ -36,7 +36,10 @@ class Data:
 
 class Tracker:
     def __init__(self):
-        self.seen, self.status = [], None
+        self.seen, self.status, self.told = [], None, None
+
+    def log_hyperparams(self, params):
+        self.told = params
 
     def log_metrics(self, metrics, step=None):
         self.seen.append((metrics, step))
@@ -133,7 +136,7 @@ def test_caps_are_at_least_one(caps):
 
 def test_a_run_folder_is_complete_and_loads_to_the_same_predictor(run, dataset):
     predictor, folder = run
-    names = {"forest.skops", "spec.json", "validation.json", "importances.json", "metrics.csv"}
+    names = {"forest.skops", "spec.json", "validation.json", "importances.json", "metrics.csv", "panels"}
     assert {path.name for path in folder.iterdir()} == names
     spec = ModelSpec.from_dict(json.loads((folder / "spec.json").read_text()))
     assert spec.loader == "cropseg.learners.forest.load"
@@ -233,6 +236,7 @@ def test_trackers_get_the_scores_and_are_closed(dataset, tmp_path):
     assert step == 0
     assert metrics["val_miou_present"] == predictor.validation_score
     assert tracker.status == "success"
+    assert tracker.told["data"]["manifest_digest"] == dataset.digest
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
@@ -280,7 +284,7 @@ def test_a_context_that_the_dataset_lacks_is_refused(dataset, tmp_path):
 
 
 def copy(run, folder):
-    for path in run[1].iterdir():
+    for path in (one for one in run[1].iterdir() if one.is_file()):
         (folder / path.name).write_bytes(path.read_bytes())
     return folder
 
