@@ -1,7 +1,6 @@
 """Weights from a finished run: copied by name, new ones by rule, the encoder frozen or not."""
 
 import functools
-import shutil
 
 import lightning as L
 import numpy as np
@@ -248,7 +247,7 @@ def test_what_does_not_fit_is_named(tmp_path):
         Init(tmp_path / "forest").apply(fresh(UNET, spec), spec)
 
 
-def test_what_the_first_run_learned_from_is_no_evaluation_set_of_the_second(tmp_path, capsys):
+def test_what_the_first_run_learned_from_is_no_evaluation_set_of_the_second(tmp_path):
     first = make_dataset(tmp_path / "first", n=5, size=16)
     second = make_dataset(tmp_path / "second", n=5, size=16, seed=1)
     of = {"loader": "cropseg.learners.network.load", "model": {"net": UNET, "nodata": "fill"}, "versions": {}}
@@ -259,6 +258,3 @@ def test_what_the_first_run_learned_from_is_no_evaluation_set_of_the_second(tmp_
     with pytest.raises(MismatchError, match="3 patches that the model was trained on"):
         evaluate(predictor, EvaluationSet("leak", str(tmp_path / "first"), "location", "train"))
     evaluate(predictor, EvaluationSet("fair", str(tmp_path / "first"), "location", "test"))
-    shutil.rmtree(tmp_path / "first")
-    evaluate(predictor, EvaluationSet("untold", str(tmp_path / "second"), "location", "test"))
-    assert "that this one started from cannot be told" in capsys.readouterr().err
