@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from cropseg.core.manifest import PARTS, Dataset
 from cropseg.runs import Run, label, seed_groups
@@ -204,16 +204,19 @@ def parts(dataset: Dataset, split: str) -> Table:
 
 
 def weights(run: Run, names: Sequence[str], model: str) -> Table | None:
-    """Class weights of the loss as the run's config gives them; None if it gives none. ``model`` is the run's label."""
-    found = _class_values(run.config, len(names))
+    """Class weights of the loss, as the run or its config has them; None without. ``model`` is the run's label."""
+    found = _class_values(run, len(names))
     if found is None:
         return None
     rows = tuple((name, f"{value:.3g}") for name, value in zip(names, found, strict=True))
     return Table(f"Class weights of the loss, {model}", (Column("class", text=True), Column("weight")), rows)
 
 
-def _class_values(config: DictConfig, count: int) -> list[float] | None:
-    """The first list of ``count`` numbers under a key that speaks of weights, in ``loss`` or in ``model``."""
+def _class_values(run: Run, count: int) -> list[float] | None:
+    """The first list of ``count`` numbers under a key that speaks of weights.
+
+    It is looked for in the loss that the run keeps (computed weights too), then in its config.
+    """
 
     def search(node: object, key: str) -> list[float] | None:
         if isinstance(node, Mapping):
@@ -223,9 +226,10 @@ def _class_values(config: DictConfig, count: int) -> list[float] | None:
             return [float(value) for value in node] if all(isinstance(v, int | float) for v in node) else None
         return None
 
-    plain = OmegaConf.to_container(config, resolve=False)
+    plain = OmegaConf.to_container(run.config, resolve=False)
     groups = plain if isinstance(plain, Mapping) else {}
-    return search(groups.get("loss"), "") or search(groups.get("model"), "")
+    places = (run.spec.model.get("loss"), groups.get("loss"), groups.get("model"))
+    return next((hit for place in places if (hit := search(place, "")) is not None), None)
 
 
 def importances(model: str, kind: str, ranked: Mapping[str, Sequence[float]]) -> Table:
