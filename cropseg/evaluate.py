@@ -16,7 +16,7 @@ from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
-from cropseg.ground import refuse_trained, shared_ground, training_rows
+from cropseg.ground import Rows, refuse_trained, shared_ground, training_parts
 from cropseg.predictor import ModelSpec, Predictor
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
@@ -94,7 +94,6 @@ def evaluate(
     predictor = augmented(predictor, tta)
     spec = predictor.spec
     dataset, rows, trained = _open(spec, evaluation_set)
-    shared = None if trained is None else shared_ground(dataset, rows, *trained)
     classes = len(spec.taxonomy)
     confusion = np.zeros((classes, classes), dtype=np.int64)
     without_label = without_data = 0
@@ -128,7 +127,7 @@ def evaluate(
         without_data=without_data,
         note=evaluation_set.note,
         tta=tta or "",
-        shared_ground=shared,
+        shared_ground=shared_ground(dataset, rows, trained),
     )
 
 
@@ -204,11 +203,8 @@ def _say_ground(run: Run, result: Evaluation) -> None:
         say(f"{run.name} on {result.set}: no patch lies on ground of the training part")
 
 
-def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], tuple[Dataset, list[int]] | None]:
-    """Open a set's dataset and give its rows, once the model may be scored on them; and what the model was trained on.
-
-    The last is None where it cannot be told.
-    """
+def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], list[Rows | None]]:
+    """Open a set's dataset and give its rows, once the model may be scored on them; and what it learned from."""
     if chosen.root is None or chosen.split is None:
         raise ConfigError(f"evaluation set {chosen.name} lacks root or split", None, "set both, or evaluate a run")
     if not (Path(chosen.root) / "manifest.parquet").is_file():
@@ -225,22 +221,18 @@ def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], t
             f"part {chosen.part} of split {chosen.split} of {dataset.root} has no patch", None, "choose another part"
         )
     taken = [int(row) for row in rows]
-    same = dataset.digest == spec.manifest_digest
-    trained = (dataset, [int(row) for row in dataset.parts(spec.split)["train"]]) if same else training_rows(spec)
-    if trained is not None:
-        refuse_trained(chosen.name, dataset, taken, *trained)
-    elif dataset.spec.name == spec.dataset and chosen.split == spec.split:
+    parts = training_parts(spec, dataset)
+    for part in parts:
+        if part is not None:
+            refuse_trained(chosen.name, dataset, taken, *part)
+    if parts[0] is None and dataset.spec.name == spec.dataset and chosen.split == spec.split:
         warn(
             f"dataset {dataset.root} was prepared again since the model was trained: "
             "whether its test part was trained on cannot be told"
         )
-    for earlier in spec.trained_on[1:]:  # what the run that it started from had learned from
-        before = training_rows(replace(spec, **earlier))
-        if before is None:
-            warn(f"whether {chosen.name} was trained on by a run that this one started from cannot be told")
-        else:
-            refuse_trained(chosen.name, dataset, taken, *before)
-    return dataset, taken, trained
+    if None in parts[1:]:
+        warn(f"whether {chosen.name} was trained on by a run that this one started from cannot be told")
+    return dataset, taken, parts
 
 
 def _read(dataset: Dataset, rows: Sequence[int]) -> tuple[UInt16Array, UInt8Array]:

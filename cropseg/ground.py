@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import shapely
@@ -17,19 +17,31 @@ SLIVER: Final = 0.01
 """Share of a patch below which common ground is not counted: neighbours touch, and their corners are rounded."""
 
 
-def training_rows(spec: ModelSpec) -> tuple[Dataset, list[int]] | None:
-    """The dataset that a model was trained on with the rows of its training part; None where that cannot be told.
+Rows = tuple[Dataset, Sequence[int]]
+"""Rows of a dataset."""
 
-    It cannot where the folder is gone, or was prepared again since: then nobody knows which patches were trained on.
+
+def training_parts(spec: ModelSpec, known: Dataset | None = None) -> list[Rows | None]:
+    """The training parts of all that a model learned from: its own first, then those of the run that it started from.
+
+    A part is None where it cannot be told: the folder is gone, or was prepared again since.
+
+    Args:
+        spec: What the model remembers.
+        known: A dataset that is open already; it is taken where its digest is the one asked for.
     """
-    root = Path(spec.dataset_root)
-    if not spec.dataset_root or not (root / "manifest.parquet").is_file():
+    return [_training_rows(one, known) for one in spec.trained_on]
+
+
+def _training_rows(source: Mapping[str, Any], known: Dataset | None) -> Rows | None:
+    root, digest, split = Path(source["dataset_root"]), source["manifest_digest"], source["split"]
+    if known is None or known.digest != digest:
+        if not source["dataset_root"] or not (root / "manifest.parquet").is_file():
+            return None
+        known = open_dataset(root)
+    if known.digest != digest or not (known.root / "splits" / f"{split}.parquet").is_file():
         return None
-    dataset = open_dataset(root)
-    known = (root / "splits" / f"{spec.split}.parquet").is_file()
-    if dataset.digest != spec.manifest_digest or not known:
-        return None
-    return dataset, [int(row) for row in dataset.parts(spec.split)["train"]]
+    return known, [int(row) for row in known.parts(split)["train"]]
 
 
 def refuse_trained(name: str, dataset: Dataset, rows: Sequence[int], trained: Dataset, part: Sequence[int]) -> None:
@@ -48,14 +60,24 @@ def refuse_trained(name: str, dataset: Dataset, rows: Sequence[int], trained: Da
         )
 
 
-def shared_ground(dataset: Dataset, rows: Sequence[int], trained: Dataset, part: Sequence[int]) -> float:
+def shared_ground(dataset: Dataset, rows: Sequence[int], parts: Sequence[Rows | None]) -> float | None:
     """Of the patches ``rows``, the share of which more than :data:`SLIVER` of the ground lies in a training patch.
 
     Footprints are compared in longitude and latitude, whatever the zone; the date does not count.
+
+    Args:
+        dataset: The dataset of the patches.
+        rows: Which of it.
+        parts: What the model learned from, of :func:`training_parts`.
+
+    Returns:
+        The share; None where a part is not known.
     """
-    if not len(rows):
-        return 0.0
-    mine, theirs = _footprints(dataset, rows), _footprints(trained, part)
+    told = [part for part in parts if part is not None]
+    if len(told) < len(parts):
+        return None
+    mine = _footprints(dataset, rows)
+    theirs = np.concatenate([_footprints(*part) for part in told])
     index, other = shapely.STRtree(theirs).query(mine, predicate="intersects")
     common = shapely.area(shapely.intersection(mine[index], theirs[other])) / shapely.area(mine[index])
     return len(np.unique(index[common > SLIVER])) / len(rows)

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, CropsegError, InputError, MismatchError
 from cropseg.evaluate import EvaluationSet, evaluate, evaluate_runs
-from cropseg.ground import refuse_trained, shared_ground, training_rows
+from cropseg.ground import refuse_trained, shared_ground, training_parts
 from cropseg.runs import open_run
 from cropseg.scores import SIMULATED_NOTE
 
@@ -168,8 +168,10 @@ def test_ground_is_compared_with_shapely_one_by_one(tmp_path):
     )
     expected = np.mean([any(one.intersection(other).area > 0.01 for other in boxes[1][:5]) for one in boxes[0]])
     assert 0 < expected < 1
-    assert shared_ground(a, range(8), b, range(5)) == expected
-    assert shared_ground(a, range(8), b, []) == 0.0
+    assert shared_ground(a, range(8), [(b, range(5))]) == expected
+    assert shared_ground(a, range(8), [(b, [0, 1]), (b, []), (b, [2, 3, 4])]) == expected
+    assert shared_ground(a, range(8), [(b, [])]) == 0.0
+    assert shared_ground(a, range(8), [(b, range(5)), None]) is None
 
 
 def test_the_same_patches_under_another_name_are_refused(tmp_path):
@@ -178,11 +180,13 @@ def test_the_same_patches_under_another_name_are_refused(tmp_path):
     spec = spec_for(own, dataset_root=str(own.root), manifest_digest=own.digest)
     copy = dataclasses.replace(copy, digest="1" * 64)  # as if a column differed
     with pytest.raises(MismatchError, match="6 patches that the model was trained on"):
-        refuse_trained("x", copy, range(10), *training_rows(spec))
-    refuse_trained("x", copy, own.parts("location")["test"], *training_rows(spec))
-    assert training_rows(spec_for(own)) is None
-    assert training_rows(spec_for(own, dataset_root=str(own.root), manifest_digest="1" * 64)) is None
-    assert training_rows(spec_for(own, dataset_root=str(own.root), split="other")) is None
+        refuse_trained("x", copy, range(10), *training_parts(spec)[0])
+    refuse_trained("x", copy, own.parts("location")["test"], *training_parts(spec)[0])
+    assert training_parts(spec_for(own)) == [None]
+    assert training_parts(spec_for(own, dataset_root=str(own.root), manifest_digest="1" * 64)) == [None]
+    assert training_parts(spec_for(own, dataset_root=str(own.root), split="other")) == [None]
+    began = spec_for(copy, init_from={"trained_on": spec.trained_on})
+    assert [part is None for part in training_parts(began)] == [True, False]
 
 
 def test_scores_with_test_time_augmentation_lie_beside_those_without(tmp_path):
