@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -21,8 +20,9 @@ def main(cfg: DictConfig) -> float:
         return stored
     if HydraConfig.get().runtime.choices["dataset"] == "embedded":
         ensure(Path(cfg.dataset.root), split=cfg.dataset.split)
-    L.seed_everything(cfg.seed, verbose=False)
-    return resume.finish(cfg, instantiate(cfg.model).fit(instantiate(cfg.dataset), Path(cfg.run_dir)).validation_score)
+    data = instantiate(cfg.dataset)
+    predictor = instantiate(cfg.model).fit(data, Path(cfg.run_dir))
+    return resume.finish(cfg, predictor.validation_score)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class NeuralLearner:
         left = last.path if last is not None and last.path.is_file() else None
         dataset = data.dataset
         recipe = recipe_of(self.net)
-        torch.manual_seed(self.seed)
+        L.seed_everything(self.seed, verbose=False)
         window = data.train_crop or dataset.spec.patch_size
         net = build_net(recipe, dataset.spec.bands, len(dataset.spec.taxonomy), window=window)
         init_from = self.init.apply(net, dataset.spec) if self.init else {}

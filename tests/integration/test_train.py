@@ -115,6 +115,17 @@ def test_offline_wandb_says_where_it_lies(train, capsys):
     assert "wandb sync" in capsys.readouterr().out
 
 
+def test_a_finished_forest_gives_its_score_and_a_begun_one_starts_anew(train, capsys):
+    (run,) = train("model=rf_spectral", "resume=auto")
+    capsys.readouterr()
+    assert train("model=rf_spectral", "resume=auto") == [run]
+    assert "this run is finished" in capsys.readouterr().out
+    assert [path for path in run.parent.iterdir() if path.is_dir()] == [run]
+    (run / "spec.json").unlink()
+    assert train("model=rf_spectral", "resume=auto") == [run]
+    assert "going on in" in capsys.readouterr().out
+
+
 def test_library_net_trains_from_its_yaml(train):
     (run,) = train("experiment=debug", "model=smp_unet", "loss=dice", "optimizer=adamw", "scheduler=cosine")
     assert json.loads((run / "spec.json").read_text())["model"]["net"]["arch"] == "unet"
