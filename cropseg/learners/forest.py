@@ -19,7 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from skops.io.exceptions import UntrustedTypesFoundException
 
 from cropseg.core import storage
-from cropseg.core.errors import InputError
+from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset, Part
 from cropseg.core.progress import say, table, track, warn
@@ -66,6 +66,10 @@ class TrainingData(Protocol):
         """Row numbers of the manifest by part."""
         ...
 
+    def train_weights(self) -> npt.NDArray[np.float64] | None:
+        """How often each training patch is to be drawn; None for no such rule."""
+        ...
+
 
 class ForestLearner:
     """Learns a Random Forest from pixels (§3.3).
@@ -109,6 +113,9 @@ class ForestLearner:
         data.setup("fit")
         dataset, parts = data.dataset, data.parts
         clear(run_dir)
+        if data.train_weights() is not None:
+            remedy = "leave sampling= out; model.sampling says how pixels are drawn"
+            raise ConfigError("sampling is for networks: a forest draws its pixels class by class", None, remedy)
         for part in ("train", "val"):
             if len(parts[part]) == 0:
                 raise InputError(f"split {data.split} of {dataset.root} has no patch in part", part, "prepare it again")

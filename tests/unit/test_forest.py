@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 import zipfile
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import Dataset, open_dataset
+from cropseg.data.few_labels import with_few_labels
 from cropseg.learners.forest import ForestLearner, ForestPredictor, load
 from cropseg.metrics import scores
 from cropseg.models.forest import Features, Sampling, draw
@@ -32,6 +34,9 @@ class Data:
     def setup(self, stage=None):
         self.dataset = open_dataset(self.root)
         self.parts = self.dataset.parts(self.split)
+
+    def train_weights(self):
+        return None
 
 
 class Tracker:
@@ -117,6 +122,52 @@ def test_full_classes_are_not_read_further(tmp_path, monkeypatch):
     draw(dataset, np.arange(12), Features(dataset.spec.bands), Sampling(1, 1, 0))
     assert 0 < len(opened) < 12
     assert len(set(opened)) == len(opened)
+
+
+def test_drawing_and_validating_hold_one_patch_at_a_time(tmp_path, monkeypatch):
+    dataset = make_dataset(tmp_path, n=12, size=16)
+    features, alive, most = Features(dataset.spec.bands, **SPATIAL), [], []
+    real = Dataset.image
+
+    def image(self, row):
+        most.append(sum(ref() is not None for ref in alive))
+        found = real(self, row)
+        alive.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Dataset, "image", image)
+    draw(dataset, np.arange(12), features, Sampling(10_000, 10_000, 0))
+    assert len(most) == 12
+    assert max(most) <= 1  # the one before, until the next has taken its name
+    alive.clear()
+    most.clear()
+    learner(trees=2).fit(Data(dataset), tmp_path / "run")
+    assert max(most) <= 1
+
+
+def test_a_share_of_the_parcels_is_what_a_forest_draws_from(dataset):
+    rows = dataset.parts("location")["train"]
+    fewer, left = with_few_labels(dataset, rows, 0.5, seed=1)
+    caps = Sampling(10_000, 10_000, 0)
+    features = Features(dataset.spec.bands)
+    few, whole = draw(fewer, left, features, caps), draw(dataset, rows, features, caps)
+    expected = np.zeros(11, int)
+    for row in left:
+        labels = fewer.mask(row)[(dataset.image(row) != 0).all(axis=0)]
+        expected += np.bincount(labels[labels != 255], minlength=11)
+    assert few.pixels == tuple(expected)
+    assert all(a <= b for a, b in zip(few.pixels, whole.pixels, strict=True))
+    assert sum(few.pixels) < sum(whole.pixels)
+
+
+def test_a_run_on_a_share_of_the_parcels_says_so(dataset, tmp_path):
+    data = Data(dataset)
+    data.setup()
+    data.setup = lambda stage=None: None
+    data.dataset, data.parts["train"] = with_few_labels(data.dataset, data.parts["train"], 0.5, seed=1)
+    predictor = learner(trees=2).fit(data, tmp_path)
+    assert predictor.spec.labels["fraction"] == 0.5
+    assert ModelSpec.from_dict(json.loads((tmp_path / "spec.json").read_text())).labels == predictor.spec.labels
 
 
 def test_fewer_than_two_classes_are_refused(tmp_path):

@@ -6,11 +6,14 @@ from factory import make_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.ensemble import RandomForestClassifier
 
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.dataset import EpochSampler
 from cropseg.data.sampling import ClassBalanced, EachOnce, RareClass
+from cropseg.learners.forest import ForestLearner
+from cropseg.models.forest import Sampling
 
 COUNTS = np.array([[90, 10, 0, 0], [50, 0, 50, 0], [100, 0, 0, 0], [0, 99, 1, 0], [0, 0, 0, 0], [0, 100, 0, 0]])
 
@@ -120,6 +123,13 @@ def test_batches_of_drawn_patches_are_the_same_with_any_number_of_workers(tmp_pa
             np.testing.assert_array_equal(alone[name], helped[name])
     rows = np.concatenate([batch["row"] for batch in seen[0]])
     assert len(set(rows.tolist())) < len(rows)  # drawn with replacement
+
+
+def test_a_forest_refuses_a_rule_for_patches(tmp_path):
+    make_dataset(tmp_path / "tiny", n=5, size=16)
+    learner = ForestLearner(RandomForestClassifier(2), Sampling(10, 10, 0))
+    with pytest.raises(ConfigError, match="a forest draws its pixels class by class"):
+        learner.fit(CropDataModule(tmp_path / "tiny", sampling=RareClass()), tmp_path / "run")
 
 
 def test_what_is_wrong_is_said(tmp_path):
