@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from cropseg import cli, resume
 from data_prep.ensure import ensure
 
-GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "init_from")
+GROUPS = ("loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "init_from", "freeze_encoder")
 
 
 @cli.command("train")
