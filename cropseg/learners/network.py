@@ -127,7 +127,15 @@ def load(folder: Path, spec: ModelSpec) -> NeuralPredictor:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise InputError(f"no such file: {path}", None, "the run was not finished: train it again") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} does not hold this network's weights", first, "copy the run again") from error
     predictor = NeuralPredictor(net, spec, *read_validation(Path(folder), len(spec.taxonomy)))

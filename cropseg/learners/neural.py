@@ -127,8 +127,7 @@ class NeuralLearner:
         window = data.train_crop or dataset.spec.patch_size
         net = build_net(recipe, dataset.spec.bands, len(dataset.spec.taxonomy), window=window)
         init_from = self.init.apply(net, dataset.spec) if self.init else {}
-        counts = dataset.manifest["counts"].take(data.parts["train"]).to_pylist()
-        self.loss.resolve(counts)
+        self.loss.resolve(data.train_counts())
         module = SegmentationModule(
             net,
             self.loss,
