@@ -27,7 +27,7 @@ from cropseg.core.progress import say, warn
 from cropseg.sweeps import jobs
 
 STUDY: Final = "study.db"
-_ELSEWHERE: Final = ("resume", "paths.", "hydra.sweep.", "hydra.sweeper.n_trials", "hydra.launcher.", "launcher=")
+_ELSEWHERE: Final = ("resume=", "paths.", "hydra.sweep.", "hydra.sweeper.n_", "hydra.launcher.", "launcher=")
 """Words of a command line that say how and where a sweep runs, and not which jobs it has."""
 
 

@@ -36,9 +36,10 @@ class Axis:
 
 
 def axis_of(name: str, values: Sequence[str]) -> Axis:
-    """The axis for values as typed: numbers to scale, logarithmic where they span a decade or more; names in order.
+    """The axis for values as typed: numbers to scale, names in alphabetical order.
 
-    Few distinct numbers are labelled each; of many only round ones in between.
+    Numbers that span a decade or more are on a logarithmic axis if that puts their median nearer to its middle; the
+    score never is. Up to six distinct numbers are labelled each, of more five places along the axis.
     """
     numbers = [_number(value) for value in values]
     if any(number is None for number in numbers):
@@ -48,7 +49,11 @@ def axis_of(name: str, values: Sequence[str]) -> Axis:
         return Axis(name, np.array([place[value] for value in values]), ticks, tuple(one or "—" for one in names))
     found = np.array(numbers, dtype=np.float64)
     low, high = float(found.min()), float(found.max())
-    log = low > 0 and high / low >= 10
+    log = name != SCORE and low > 0 and high / low >= 10
+    if log:
+        median = float(np.median(found))
+        off = abs(math.log(median / low) / math.log(high / low) - 0.5), abs((median - low) / (high - low) - 0.5)
+        log = off[0] < off[1]
 
     def height(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if high == low:

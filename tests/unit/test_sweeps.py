@@ -30,6 +30,8 @@ def test_numbers_that_span_a_decade_are_logarithmic():
 
 def test_numbers_within_a_decade_and_with_zero_are_linear():
     assert axis_of("dropout", ["0.1", "0.2", "0.3"]).heights == pytest.approx([0, 0.5, 1])
+    assert not axis_of("dropout", ["0.01", "0.1", "0.15", "0.2", "0.3"]).log
+    assert not axis_of("miou_present", ["0.001", "0.01", "0.1"]).log
     zero = axis_of("x", ["0", "1", "100"])
     assert not zero.log
     assert zero.heights == pytest.approx([0, 0.01, 1])
