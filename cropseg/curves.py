@@ -164,7 +164,7 @@ def _panel(axes: Axes, drawn: Sequence[Line], title: str, columns: Mapping[str, 
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not axes.lines:
+    if not axes.get_legend_handles_labels()[0]:  # the dotted lines have no label
         axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=INK)
         return
     if log:

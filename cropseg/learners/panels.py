@@ -47,6 +47,8 @@ class Panels(Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, with the weights that were validated, where it is this epoch's turn."""
+        if trainer.sanity_checking:
+            return
         last = trainer.max_epochs == trainer.current_epoch + 1
         if last or (trainer.current_epoch + 1) % self.every == 0:
             self._draw(trainer, pl_module, trainer.current_epoch)
