@@ -84,7 +84,8 @@ def predict_scene(
         out: Path of the map, ``.tif``; the quicklook and the confidence lie beside it.
         window: Window in pixels; None stands for the size that the model was trained on. A scene smaller than that is
             taken whole.
-        overlap: Pixels that neighbouring windows share; None stands for a quarter of the window.
+        overlap: Pixels that neighbouring windows share; None stands for half of the window if they are blended, else a
+            quarter.
         blend: Whether probabilities of overlapping windows are averaged, instead of keeping the middle of each.
         batch_size: Windows at a time.
         confidence: Whether the winning class's probability is written too.
@@ -98,7 +99,7 @@ def predict_scene(
     """
     spec = predictor.spec
     size = spec.patch_size if window is None else window
-    layout = Layout(size, size // 4 if overlap is None else overlap, blend, batch_size)
+    layout = Layout(size, size // (2 if blend else 4) if overlap is None else overlap, blend, batch_size)
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise ConfigError("a crop map is a GeoTIFF", str(out), "let out= end in .tif")
     _check_fits(predictor, scene)

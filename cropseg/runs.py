@@ -31,6 +31,9 @@ from cropseg.core.progress import warn
 from cropseg.predictor import ModelSpec, Predictor, latest_run
 from cropseg.scores import Evaluation
 
+MOVED: Final = {"cropseg.learners.neural.load": "cropseg.learners.network.load"}
+"""Loaders that runs made by earlier versions name, and where they are now."""
+
 NOT_OF_A_MODEL: Final = ("seed", "paths", "run_dir", "resume", "hydra")
 """Keys of a run's config in which two runs of one model may differ and be compared over seeds."""
 
@@ -262,7 +265,7 @@ def _loader(name: str, path: Path) -> Callable[[Path, ModelSpec], Predictor]:
     if not name.startswith("cropseg."):
         raise InputError("the run names a loader outside cropseg", name, remedy)
     try:
-        found = pkgutil.resolve_name(name)
+        found = pkgutil.resolve_name(MOVED.get(name, name))
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError("the run names a loader that does not exist", name, remedy) from error
     # A dotted name can walk through an imported module: cropseg.runs.csv.reader is not ours.

@@ -1,5 +1,7 @@
 import json
 import os
+import pkgutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
 from cropseg.predictor import ModelSpec
-from cropseg.runs import label, latest_run, open_one, open_run, open_runs, read_history, seed_groups
+from cropseg.runs import MOVED, _loader, label, latest_run, open_one, open_run, open_runs, read_history, seed_groups
 from cropseg.scores import SIMULATED_NOTE, Evaluation
 
 
@@ -90,6 +92,11 @@ def test_only_loaders_of_cropseg_are_called(tmp_path, loader):
     run = open_run(make_run(tmp_path / "r", spec_for(loader=loader)))
     with pytest.raises(InputError, match="loader"):
         _ = run.predictor
+
+
+def test_runs_of_earlier_versions_find_their_loader():
+    for name, now in MOVED.items():
+        assert _loader(name, Path("r")) is pkgutil.resolve_name(now)
 
 
 def test_latest_is_the_run_that_finished_last_sweeps_included(tmp_path):
