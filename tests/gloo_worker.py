@@ -35,7 +35,8 @@ def main(rank, folder):
     for name, (x, target) in torch.load(folder / "cases.pt", weights_only=True).items():
         x, target = x[rank::2], target[rank::2]
         net, loss = tiny_net(), loss_of()
-        value = loss.value(joint.for_training(loss.sums(DistributedDataParallel(net)(x), target)))
+        wrapped = DistributedDataParallel(net)  # adds gradients up as long as it lives
+        value = loss.value(joint.for_training(loss.sums(wrapped(x), target)))
         value.backward()
         running = RunningLoss(loss)
         with torch.no_grad():
