@@ -1,14 +1,18 @@
 """Weights from a finished run: copied by name, new ones by rule, the encoder frozen or not."""
 
 import functools
+from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 from factory import make_dataset
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from torch import nn
 
+from cropseg.cli import refuse_unused
 from cropseg.core import storage, taxonomy
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError, MismatchError
@@ -258,3 +262,19 @@ def test_what_the_first_run_learned_from_is_no_evaluation_set_of_the_second(tmp_
     with pytest.raises(MismatchError, match="3 patches that the model was trained on"):
         evaluate(predictor, EvaluationSet("leak", str(tmp_path / "first"), "location", "train"))
     evaluate(predictor, EvaluationSet("fair", str(tmp_path / "first"), "location", "test"))
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "conf"), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def test_a_forest_refuses_to_start_from_another_run_by_name():
+    for option in ("init_from=latest", "freeze_encoder=true"):
+        with pytest.raises(ConfigError, match=f"{option.split('=')[0]} is set but model does not use it"):
+            refuse_unused(composed("model=rf_spectral", option), "model", ("init_from", "freeze_encoder"))
+    refuse_unused(composed("model=rf_spectral"), "model", ("init_from", "freeze_encoder"))
+    cfg = composed("init_from=some/run", "freeze_encoder=true", "paths.runs=elsewhere")
+    refuse_unused(cfg, "model", ("init_from", "freeze_encoder"))
+    assert instantiate(cfg.model.init) == Init("some/run", freeze_encoder=True, runs="elsewhere")
+    assert instantiate(composed().model.init).run is None
