@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -168,6 +169,9 @@ def finished(path: str | Path) -> list[Path]:
     if (path / "spec.json").is_file():
         return [path]
     jobs = [one for one in path.glob("*") if (one / ".hydra").is_dir() or (one / "spec.json").is_file()]
+    # A job that was finished before the sweep lies elsewhere, and its record says where (cropseg.sweeps.jobs).
+    records = (Path(os.path.normpath(path / storage.read_json(one)["folder"])) for one in path.glob("jobs/*.json"))
+    jobs += [one for one in dict.fromkeys(records) if one not in jobs and one.is_dir()]
     done = [one for one in jobs if (one / "spec.json").is_file()]
     if not done:
         return [path]

@@ -130,6 +130,7 @@ def _settle_study(config: DictConfig, folder: Path) -> None:
     """
     # Optuna 2.10, the last that Hydra's sweeper takes, needs SQLAlchemy 1.4, which would warn of its own successor.
     os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     import optuna
     from optuna.trial import TrialState
 
@@ -142,7 +143,6 @@ def _settle_study(config: DictConfig, folder: Path) -> None:
         raise ConfigError("hydra.sweeper.n_jobs must be at least 1", sweeper.n_jobs, "say how many trials at a time")
     sweeper.storage = sweeper.storage or f"sqlite:///{(folder / STUDY).absolute()}"
     sweeper.study_name = sweeper.study_name or "search"
-    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
         storage=sweeper.storage, study_name=sweeper.study_name, direction="maximize", load_if_exists=True
@@ -162,7 +162,6 @@ def _settle_study(config: DictConfig, folder: Path) -> None:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for params in again[: max(0, missing - waiting)]:
             study.enqueue_trial(params)
-    optuna.logging.set_verbosity(verbosity)
     if not trials:
         return
     say(f"{len(complete)} trials are finished, {missing} of {sweeper.n_trials} are missing")

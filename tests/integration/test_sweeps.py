@@ -15,6 +15,7 @@ import pytest
 from factory import make_dataset
 
 from cropseg.learners.forest import ForestLearner
+from cropseg.runs import open_runs
 from cropseg.sweeps.jobs import read_jobs, summarise
 
 # SQLAlchemy is below 2 on purpose (pyproject.toml); the sweep says so itself where it imports Optuna first.
@@ -104,6 +105,11 @@ def test_a_grid_with_a_failing_job_goes_on_and_is_shown(train, fits, capsys):
     jobs = read_jobs(larger)
     assert [job.folder.parent for job in jobs] == [sweep, sweep, larger]
     assert {job.state for job in jobs} == {"finished"}
+    assert [run.path for run in open_runs(str(larger), sweep.parent)] == [
+        jobs[0].folder,
+        jobs[1].folder,
+        jobs[2].folder,
+    ]
 
     capsys.readouterr()
     summarise(str(sweep), sweep.parent)
