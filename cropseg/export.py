@@ -132,7 +132,8 @@ def export_run(run: Run, out: str | Path | None = None, format: str = "both") ->
     folder = Path(out) if out is not None else run.path / "export"
     predictor = run.predictor.to("cpu")
     model = WholeModel(predictor.net.eval(), predictor.spec.model["nodata"]).eval()
-    done = [_export(model, run.spec, one, folder / f"model{SUFFIXES[one]}") for one in wanted]
+    programs: dict[int, ExportedProgram] = {}  # both formats are made of the same one, and tracing is slow
+    done = [_export(model, run.spec, one, folder / f"model{SUFFIXES[one]}", programs) for one in wanted]
     table(
         f"{run.name}: exported and compared with the network on random pixels, a part of them without data",
         ["file", "MB", "open axes", "inputs compared", "largest difference of a logit", "same class"],
@@ -177,16 +178,19 @@ def metadata(spec: ModelSpec, dynamic: Sequence[str], window: int, check: Check)
     }
 
 
-def _export(model: WholeModel, spec: ModelSpec, format: Format, path: Path) -> Exported:
+def _export(
+    model: WholeModel, spec: ModelSpec, format: Format, path: Path, programs: dict[int, ExportedProgram]
+) -> Exported:
     """Write one file, with as many open axes as give the network's answers."""
     window, bands = spec.patch_size, len(spec.bands)
     reasons: list[str] = []
-    for axes in AXES:
+    for attempt, axes in enumerate(AXES):
         names = tuple(axes.values())
         shapes = _shapes(window, bands, names)
         try:
             with _quiet():
-                program = _program(model, axes, window, bands)
+                program = programs.get(attempt) or _program(model, axes, window, bands)
+                programs[attempt] = program
                 proto = _onnx(program, axes) if format == "onnx" else None
                 call = _run_onnx(proto.SerializeToString()) if proto is not None else _run_torch(program)
                 check = compare(model, call, shapes)
@@ -284,10 +288,19 @@ def _run_torch(program: ExportedProgram) -> Call:
 def _run_onnx(content: bytes) -> Call:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    # ONNX Runtime's errors have no common root but Exception.
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except refusals as error:
+        raise ValueError(f"ONNX Runtime does not load it: {error}") from error
 
     def call(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        try:
+            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        except refusals as error:
+            raise ValueError(f"ONNX Runtime does not take {tuple(images.shape)}: {error}") from error
 
     return call
 
