@@ -22,7 +22,8 @@ def facts(run: Run) -> dict[str, str]:
 
     A reference in the config is followed where it can be: with ``seed=1`` every key that takes the seed differs.
     """
-    found = {f"option {group}": name for group, name in run.choices.items() if not group.startswith("hydra/")}
+    options = {group: name for group, name in run.choices.items() if not group.startswith("hydra/")}
+    found = {f"option {group}": "null" if name == "None" else name for group, name in options.items()}
     found |= {key: text for key, text in _flat(run.config).items() if not key.startswith(_PLACES)}
     spec = run.spec
     found |= {
@@ -82,6 +83,8 @@ def _flat(config: DictConfig) -> dict[str, str]:
             except OmegaConfBaseException:  # a reference to what only Hydra knows
                 found[name] = str(raw[key])
                 continue
+            if OmegaConf.is_dict(value) and isinstance(raw[key], str):
+                continue  # a reference to a whole group, which has rows of its own
             if OmegaConf.is_dict(value) and len(value) and isinstance(raw[key], Mapping):
                 walk(value, raw[key], f"{name}.")
             else:
@@ -92,9 +95,7 @@ def _flat(config: DictConfig) -> dict[str, str]:
 
 
 def _text(value: Any, raw: Any) -> str:
-    """A leaf as YAML writes it; a reference to a whole group by its name, since the group has rows of its own."""
-    if OmegaConf.is_dict(value) and isinstance(raw, str):
-        return raw
+    """A leaf as YAML writes it, or as it stands in the file where a reference in it leads nowhere."""
     try:
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException:

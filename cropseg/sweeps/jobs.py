@@ -127,12 +127,12 @@ def summarise(run: object, runs: str | Path, out: str | Path | None = None) -> N
     table(
         f"{sweep.name}: validation miou_present",
         ["job", *keys, "score", "epoch", "state"],
-        [[job.name, *(job.overrides.get(k, "") for k in keys), *_result(job)] for job in ranked],
+        [[job.name, *(_short(job.overrides.get(k, "")) for k in keys), *_result(job)] for job in ranked],
     )
     groups = over_seeds(jobs)
     if any(len(group) > 1 for group in groups):
         rest = [key for key in keys if key != "seed"]
-        rows = [[*(group[0].overrides.get(k, "") for k in rest), *_spread(group)] for group in groups]
+        rows = [[*(_short(group[0].overrides.get(k, "")) for k in rest), *_spread(group)] for group in groups]
         table("over seeds: mean ± sample standard deviation", [*rest, "score", "sd", "n"], rows)
     for job in jobs:
         if job.state == "failed":
@@ -167,6 +167,14 @@ def to_csv(jobs: Sequence[Job], keys: Sequence[str], groups: Sequence[Sequence[J
 
 def _result(job: Job) -> list[str]:
     return [format_score(job.score) if job.state == "finished" else "", str(job.epoch or ""), job.state]
+
+
+def _short(value: str) -> str:
+    """A long decimal with four digits, for the table; the CSV has it as it was."""
+    try:
+        return f"{float(value):.4g}" if "." in value and len(value) > 8 else value
+    except ValueError:
+        return value
 
 
 def _spread(group: Sequence[Job]) -> list[str]:
