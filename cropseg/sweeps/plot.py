@@ -65,7 +65,7 @@ def axis_of(name: str, values: Sequence[str]) -> Axis:
     marks = np.unique(found)
     if len(marks) > 6:
         marks = np.geomspace(low, high, 5) if log else np.linspace(low, high, 5)
-    return Axis(name, height(found), tuple(map(float, height(marks))), tuple(f"{mark:.3g}" for mark in marks), log)
+    return Axis(name, height(found), tuple(map(float, height(marks))), tuple(f"{mark:.4g}" for mark in marks), log)
 
 
 def parallel_coordinates(jobs: Sequence[Job], keys: Sequence[str], path: Path) -> bool:
