@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+import yaml
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -116,6 +117,7 @@ class TensorBoardRun(TensorBoardLogger):
             raise _missing("tensorboard", "pip install tensorboard") from error
         self._begun = False
         self._step: int | None = None  # whose epoch is written
+        self._waiting: list[tuple[str, UInt8Array, int]] = []  # pictures that came before any score
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -127,8 +129,20 @@ class TensorBoardRun(TensorBoardLogger):
     @rank_zero_only
     def log_picture(self, name: str, pixels: UInt8Array, epoch: int, step: int) -> None:
         """Show ``pixels``, uint8 (height, width, 3), under ``name``."""
-        self._begin(epoch, step)
-        self.experiment.add_image(name, pixels, step, dataformats="HWC")
+        self._waiting.append((name, pixels, step))
+        if self._begun:
+            self._show()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write out and close."""
+        self._show()
+        super().finalize(status)
+
+    def _show(self) -> None:
+        for name, pixels, step in self._waiting:
+            self.experiment.add_image(name, pixels, step, dataformats="HWC")
+        self._waiting.clear()
 
     def _begin(self, epoch: int, step: int) -> None:
         """Say once from which step on earlier events of this folder are void: all of them, if the run is a new one."""
@@ -143,12 +157,10 @@ class TensorBoardRun(TensorBoardLogger):
         writer.add_event(Event(step=start, file_version="brain.Event:2"))
         writer.add_event(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
         if not epoch and self.hparams:
-            from omegaconf import OmegaConf
-
-            text = "".join(
-                f"    {line}\n" for line in OmegaConf.to_yaml(OmegaConf.create(dict(self.hparams))).split("\n")
-            )
+            lines = yaml.safe_dump(dict(self.hparams), sort_keys=False).splitlines()
+            text = "".join(f"    {line}\n" for line in lines)  # indented: Markdown's way to leave it as it is
             self.experiment.add_text("run", text, 0)
+        self._show()
 
 
 class WandbRun(WandbLogger):

@@ -143,6 +143,18 @@ def test_tensorboard_shows_no_step_twice_after_a_kill(tmp_path):
     assert [(event.step, event.value) for event in shown] == [(9, 0), (19, 1), (29, 2), (39, 3.5), (49, 4.5)]
 
 
+def test_a_picture_of_a_run_that_was_only_to_be_finished_voids_no_step(tmp_path):
+    one = TensorBoardRun(tmp_path)
+    one.log_metrics({"epoch": 0, "val_loss": 1.0}, 9)
+    one.save()
+    two = TensorBoardRun(tmp_path)  # killed after its last epoch, before its end
+    two.log_picture("confusion_last", np.zeros((8, 8, 3), np.uint8), 0, 9)
+    two.finalize("success")
+    found = events(tmp_path)
+    assert [event.step for event in found.Scalars("val_loss")] == [9]
+    assert [event.step for event in found.Images("confusion_last")] == [9]
+
+
 def test_values_that_are_no_numbers_break_no_file(tmp_path):
     values = {"epoch": 0.0, "a": math.nan, "b": math.inf, "c": -math.inf}
     for logger in (CsvLogger(tmp_path), TensorBoardRun(tmp_path)):
