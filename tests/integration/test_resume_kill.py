@@ -13,8 +13,8 @@ import torch
 from factory import make_dataset
 
 REPO = Path(__file__).resolve().parents[2]
-EPOCHS = 40
-KILLS = 3
+EPOCHS = 12
+KILLS = 2
 
 
 def start(root, runs, *words):
@@ -40,18 +40,17 @@ def test_kill_minus_nine_at_any_moment_changes_no_bit(tmp_path):
     whole, killed = tmp_path / "whole" / "runs", tmp_path / "killed" / "runs"
     for runs in (whole, killed):
         runs.mkdir(parents=True)
-    other = start(root, whole, "resume=null")
+    assert start(root, whole, "resume=null").wait() == 0
     chance = random.Random(0)
     for _ in range(KILLS):
         before = kept(killed)
         process = start(root, killed, "resume=auto")
         while kept(killed) == before and process.poll() is None:
             time.sleep(0.02)
-        time.sleep(chance.uniform(0.0, 0.6))
+        time.sleep(chance.uniform(0.0, 0.5))
         process.kill()
         process.wait()
     assert start(root, killed, "resume=auto").wait() == 0
-    assert other.wait() == 0
     (run,), (expected,) = killed.iterdir(), whole.iterdir()  # one folder, whatever the time stamps
     assert (killed.parent / "log.txt").read_text().count("going on in") >= 1
     states = [torch.load(folder / "weights.pt", weights_only=True) for folder in (run, expected)]

@@ -52,9 +52,6 @@ class Kill(Callback):
     def on_validation_end(self, trainer, *args):
         self._at("validated", trainer)
 
-    def on_train_epoch_start(self, trainer, *args):
-        self._at("epoch_start", trainer)
-
 
 SCHEDULES = {
     "plateau": functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0, threshold=9),
@@ -71,7 +68,7 @@ def train(root, run, *, schedule="plateau", resume=False, kill=None, extra=None,
         **(extra or {}),
     }
     learner = NeuralLearner(
-        net=functools.partial(UNet4LevelsGN, base=8, bottleneck_dropout=0.2),
+        net=functools.partial(UNet4LevelsGN, base=4, groups=4, bottleneck_dropout=0.2),
         loss=CrossEntropy(),
         optimizer=functools.partial(torch.optim.AdamW, lr=lr),
         scheduler=SCHEDULES[schedule],
@@ -92,7 +89,7 @@ def train(root, run, *, schedule="plateau", resume=False, kill=None, extra=None,
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data") / "tiny", n=8, size=24, nodata=True).root
+    return make_dataset(tmp_path_factory.mktemp("data") / "tiny", n=6, size=24, nodata=True).root
 
 
 @pytest.fixture(scope="module")
@@ -119,17 +116,17 @@ def assert_equal(run, other):
     states = [torch.load(folder / "weights.pt", weights_only=True) for folder in (run, other)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    for name in ("validation.json", "spec.json", "metrics.csv"):
+    for name in ("validation.json", "metrics.csv"):
         assert (run / name).read_text() == (other / name).read_text(), name
+    specs = [storage.read_json(folder / "spec.json") | {"versions": None} for folder in (run, other)]
+    assert specs[0] == specs[1]
 
 
 @pytest.mark.parametrize(
     ("schedule", "extra", "hook", "epoch"),
     [
         ("plateau", "none", "batch", 2),
-        ("plateau", "none", "validation", 3),
         ("plateau", "none", "validated", 1),
-        ("plateau", "none", "epoch_start", 2),
         ("plateau", "none", "batch", 0),
         ("cosine", "none", "batch", 1),
         ("plateau", "ema", "batch", 2),
@@ -192,7 +189,7 @@ def test_what_is_kept_is_plain_and_the_schedule_has_moved_on(whole):
 def test_a_broken_checkpoint_or_another_dataset_is_a_typed_error(root, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole("plateau", "none"), run)
-    other = make_dataset(tmp_path / "other", n=8, size=24, seed=1).root
+    other = make_dataset(tmp_path / "other", n=6, size=24, seed=1).root
     with pytest.raises(MismatchError, match="the dataset is not the one"):
         train(other, run, resume=True)
     (run / "checkpoints" / "last.ckpt").write_bytes(b"half a file")
