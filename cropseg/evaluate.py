@@ -165,7 +165,7 @@ def evaluate_runs(
         run.release()
     table("Scores", SCORE_COLUMNS, rows)
     scored = [replace(run, evaluations=found[str(run.path)]) for run in runs]
-    if seeds := seed_rows(scored, list(dict.fromkeys(result.key for result in results))):
+    if seeds := seed_rows(scored, list(dict.fromkeys(one.key for one in results)), brief=True):
         table("Over seeds: mean (lowest … highest)", SEED_COLUMNS, seeds)
     for title, rule in MEANS.values():
         say(f"{title}: {rule}")

@@ -110,6 +110,11 @@ class Evaluation:
             found.append(f"ground shared with training: {self.shared_ground:.0%} of the patches")
         return tuple(found)
 
+    @property
+    def marks(self) -> tuple[tuple[str, str], ...]:
+        """Each caveat in a word or two, with its full text."""
+        return tuple((text.split(":")[0].split(",")[0], text) for text in self.caveats)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``evaluation/<key>.json``."""
         return {**asdict(self), "classes": list(self.classes), "confusion": self.confusion.tolist()}

@@ -93,10 +93,10 @@ SEED_COLUMNS = ("evaluation set", "protocol", "model", "seeds", *(title for titl
 """Columns of :func:`seed_rows`."""
 
 
-def seed_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, ...]]:
+def seed_rows(runs: Sequence[Run], keys: Sequence[str], *, brief: bool = False) -> list[tuple[str, ...]]:
     """Rows of the table over seeds: set × protocol × model; empty if no model has two seeds on any set.
 
-    The protocol that a set is meant for stands first.
+    The protocol that a set is meant for stands first. ``brief`` notes are a word or two, for a narrow terminal.
     """
     rows = []
     several = False
@@ -107,7 +107,9 @@ def seed_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, ...]]
         for protocol in sorted(PROTOCOLS, key=lambda name: name != meant):
             for one in scored:
                 means = (str(one.score(name, protocol)) for name in MEANS)
-                note = "; ".join(dict.fromkeys(text for e in one.evaluations for text in e.caveats))
+                note = "; ".join(
+                    dict.fromkeys(mark if brief else text for e in one.evaluations for mark, text in e.marks)
+                )
                 seeds = ", ".join("?" if seed is None else str(seed) for seed in one.seeds)
                 rows.append((key, PROTOCOLS[protocol], one.model, f"{len(one.seeds)} ({seeds})", *means, note))
     return rows if several else []

@@ -128,7 +128,7 @@ def build_report(
         simulated_note=SIMULATED_NOTE,
         claims=_claims(runs),
         glances=[_glance(runs, name) for name in names],
-        seeds=seed_table,
+        seeds=tables.seeds(runs, brief=True),
         groups=groups,
         score_groups=[_score_group(runs, name) for name in names],
         classes=[tables.classes(runs, name) for name in names],
@@ -208,15 +208,9 @@ def _claims(runs: Sequence[Run]) -> list[str]:
             "not how scores would differ on other ground."
         )
     claims.append("Part test of a run's own split was used neither for training nor for choosing a checkpoint.")
+    claims += _claims_on_ground(runs)
     for run in runs:
         for one in run.evaluations.values():
-            if one.shared_ground is None:
-                claims.append(f"Whether set {one.set} shares ground with what {run.name} was trained on is not known.")
-            elif one.shared_ground > 0:
-                claims.append(
-                    f"Of set {one.set}, {one.shared_ground:.1%} of the patches lie on ground that {run.name} was "
-                    "trained on (other dates, other parcels or overlapping windows): its scores are optimistic."
-                )
             if one.part != "test":
                 claims.append(
                     f"Set {one.set} scores part {one.part}: what a model was trained on, or its checkpoint chosen by."
@@ -229,6 +223,25 @@ def _claims(runs: Sequence[Run]) -> list[str]:
         if not run.evaluations:
             claims.append(f"Run {run.name} has not been evaluated: python evaluate.py run={run.path}")
     return list(dict.fromkeys(claims))
+
+
+def _claims_on_ground(runs: Sequence[Run]) -> list[str]:
+    """What each set shares with what was trained on; runs that share as much are named together."""
+    names: dict[tuple[str, float | None], list[str]] = {}
+    for run in runs:
+        for one in run.evaluations.values():
+            names.setdefault((one.set, one.shared_ground), []).append(run.name)
+    claims = []
+    for (name, share), told in names.items():
+        who = ", ".join(dict.fromkeys(told))
+        if share is None:
+            claims.append(f"Whether set {name} shares ground with what was trained on is not known for {who}.")
+        elif share > 0:
+            claims.append(
+                f"Of set {name}, {share:.1%} of the patches lie on ground that was trained on (other dates, other "
+                f"parcels or overlapping windows) by {who}: its scores are optimistic."
+            )
+    return claims
 
 
 def _glance(runs: Sequence[Run], name: str) -> Glance:
@@ -250,7 +263,7 @@ def _score_group(runs: Sequence[Run], name: str) -> ScoreGroup:
     rows = []
     for protocol, told in PROTOCOLS.items():
         for run, (model, one) in zip(scored, shown, strict=True):
-            marks = tuple((text.split(":")[0].split(",")[0], text) for text in one.caveats)
+            marks = one.marks
             if str(run.path) in alone:
                 marks = (*marks, ("one seed", "one trained model, no range over seeds"))
             found = one.scores(protocol)

@@ -103,9 +103,12 @@ def single(runs: Sequence[Run]) -> set[str]:
     return {str(group[0].path) for group in seed_groups(runs) if len(group) == 1}
 
 
-def seeds(runs: Sequence[Run]) -> Table | None:
-    """Mean and range over the seeds of each model, on each set; None where no model has two seeds."""
-    rows = seed_rows(runs, set_names(runs))
+def seeds(runs: Sequence[Run], *, brief: bool = False) -> Table | None:
+    """Mean and range over the seeds of each model, on each set; None where no model has two seeds.
+
+    ``brief`` notes are a word or two, where their full text stands elsewhere.
+    """
+    rows = seed_rows(runs, set_names(runs), brief=brief)
     if not rows:
         return None
     texts = ("evaluation set", "protocol", "model", "seeds", "note")
