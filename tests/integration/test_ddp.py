@@ -33,7 +33,7 @@ def train(root, runs, *words, expect=0):
     command = [sys.executable, str(REPO / "train.py"), "dataset=folder", f"dataset.root={root}", f"paths.runs={runs}"]
     command += ["experiment=debug", "model.net.bottleneck_dropout=0", *WHOLE, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=runs.parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560, env=environment, cwd=runs.parent)
     assert done.returncode == expect, done.stderr
     return sorted(path.parent for path in runs.rglob(".hydra")), done
 
