@@ -41,15 +41,15 @@ def test_class_balanced_is_a_class_then_a_pixel(counts, background):
     assert ((weights > 0) == labelled).all()
 
 
-@given(counts_strategy(), st.floats(0.01, 1), st.integers(1, 5))
-def test_rare_class_is_the_formula_of_lvis(counts, threshold, pixels):
-    weights = RareClass(threshold, pixels).weights(counts)
+@given(counts_strategy(), st.floats(0.01, 1), st.floats(0.01, 1))
+def test_rare_class_is_the_formula_of_lvis(counts, threshold, share):
+    weights = RareClass(threshold, share).weights(counts)
     for patch, row in enumerate(counts):
         factors = [1.0]
         for c, n in enumerate(row):
-            if n >= pixels:
-                share = sum(1 for other in counts[:, c] if other >= pixels) / len(counts)
-                factors.append(max(1.0, (threshold / share) ** 0.5))
+            if n and n >= share * row.sum():
+                holding = sum(1 for other in counts if other[c] and other[c] >= share * other.sum())
+                factors.append(max(1.0, (threshold / (holding / len(counts))) ** 0.5))
         assert weights[patch] == pytest.approx(max(factors))
 
 
@@ -59,8 +59,10 @@ def test_known_weights_absent_classes_and_patches_without_label():
         [90 / 240 + 10 / 209, 50 / 240 + 50 / 51, 100 / 240, 99 / 209 + 1 / 51, 0, 100 / 209],
     )
     np.testing.assert_allclose(ClassBalanced(background=False).weights(COUNTS)[[2, 4]], 0)
-    root2 = np.sqrt(0.5 / (2 / 6))  # class 2 stands in two of six patches, the others in half
-    np.testing.assert_allclose(RareClass(0.5).weights(COUNTS), [1, root2, 1, root2, 1, 1])
+    few = np.sqrt(0.5 / (2 / 6))  # class 2 stands in two of six patches, the others in half
+    np.testing.assert_allclose(RareClass(0.5, share=0.01).weights(COUNTS), [1, few, 1, few, 1, 1])
+    fewer = np.sqrt(0.5 / (1 / 6))  # and is a tenth of one alone
+    np.testing.assert_allclose(RareClass(0.5).weights(COUNTS), [1, fewer, 1, 1, 1, 1])
     assert EachOnce().weights(COUNTS) is None
 
 
@@ -133,9 +135,9 @@ def test_a_forest_refuses_a_rule_for_patches(tmp_path):
 
 
 def test_what_is_wrong_is_said(tmp_path):
-    for threshold, pixels in ((0.0, 1), (1.1, 1), (0.5, 0)):
+    for threshold, share in ((0.0, 0.1), (1.1, 0.1), (0.5, 0.0), (0.5, 1.5)):
         with pytest.raises(ConfigError, match="rare-class"):
-            RareClass(threshold, pixels)
+            RareClass(threshold, share)
     make_dataset(tmp_path / "tiny", n=5, size=16)
     data = CropDataModule(tmp_path / "tiny", sampling=ClassBalanced())
     data.setup()
