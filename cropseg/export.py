@@ -291,8 +291,10 @@ def _run_onnx(content: bytes) -> Call:
     # ONNX Runtime's errors have no common root but Exception.
     state = onnxruntime.capi.onnxruntime_pybind11_state
     refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a refusal is an attempt that failed, told in our words
     try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except refusals as error:
         raise ValueError(f"ONNX Runtime does not load it: {error}") from error
 
