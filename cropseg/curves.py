@@ -131,7 +131,7 @@ def draw(
         path = Path(out).with_suffix(f".{one}")
         # The same runs give the same bytes: no dates, no random ids. Text in SVG stays text.
         dated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[one]
-        same = {"svg.hashsalt": "cropseg", "svg.fonttype": "none"}
+        same: dict[Any, Any] = {"svg.hashsalt": "cropseg", "svg.fonttype": "none"}
         with mpl.rc_context(same), storage.atomic_path(path) as temporary:
             figure.savefig(temporary, format=one, dpi=150, metadata=dated)
         written.append(path)
