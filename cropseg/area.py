@@ -1,0 +1,382 @@
+"""Accuracy and class areas of a map from a probability sample, with standard errors.
+
+The estimators are those of Olofsson et al. (2014), Good practices for estimating area and assessing accuracy of land
+change, Remote Sensing of Environment 148, 42-57, equations 1 to 11, written as ratios (Stehman 2014, International
+Journal of Remote Sensing 35, 4923-4939), so that strata need not be the map's classes. With W_h the share of stratum h,
+n_h its points and e the residual y - R x of the ratio R = Y / X:
+
+    accuracy or area share R = Σ_h W_h mean_h(y) / Σ_h W_h mean_h(x)      Var(R) = Σ_h W_h² s²_h(e) / n_h / X²
+
+y and x are indicators: for the user's accuracy of a class, x is "mapped so" and y "mapped so and so in truth"; for the
+producer's, x is "so in truth"; for an area, x is 1 and y "so in truth". As in the paper, there is no correction for
+finite populations, which errs on the safe side.
+
+Where points were drawn in clusters, the weighted residuals of a cluster are added up first, and it is the spread of the
+clusters that counts (ultimate clusters: Cochran 1977, Sampling techniques, chapter 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.stats
+
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError, MismatchError
+from cropseg.core.progress import say, table
+
+LEVEL: Final = 0.95
+FEWEST_CLUSTERS: Final = 10
+"""Below, the spread of clusters says too little, and no interval is given."""
+
+DESIGN: Final = "design"
+"""Layer of the GeoPackage that lists all classes; points may be of classes that the map never gives."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Points of a probability sample with the map's class and the true one.
+
+    Attributes:
+        classes: Names, by the number used in ``mapped`` and ``reference``.
+        stratum: int64 (points,), number of the stratum that each was drawn in, from 0.
+        mapped: int64 (points,), the map's class.
+        reference: int64 (points,), the true class.
+        inclusion: float64 (points,), probability of being drawn, in (0, 1].
+        pixel_ha: Area that one unit of the population stands for, hectares.
+        cluster: int64 (points,), number of the cluster that each was drawn in; None where points were drawn singly.
+    """
+
+    classes: tuple[str, ...]
+    stratum: Ints
+    mapped: Ints
+    reference: Ints
+    inclusion: Floats
+    pixel_ha: float
+    cluster: Ints | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the estimators rely on."""
+        if not len(self.stratum):
+            raise InputError("the sample has no points", None, "draw one: python sample.py map=<GeoTIFF>")
+        if not ((self.inclusion > 0) & (self.inclusion <= 1)).all():
+            wrong = self.inclusion[~((self.inclusion > 0) & (self.inclusion <= 1))][0]
+            raise InputError("inclusion probabilities lie above 0 and up to 1", float(wrong), "restore the sample")
+        counts = np.bincount(self.stratum)
+        if self.cluster is None and (counts == 1).any():
+            alone = self.classes[int(self.mapped[self.stratum == np.argmax(counts == 1)][0])]
+            remedy = "draw at least two points in each: per_class=2 or more"
+            raise InputError("a stratum with a single point has no variance; it is mapped as", alone, remedy)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+        value: The estimate.
+        se: Its standard error.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+    """
+
+    value: float
+    se: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class AreaReport:
+    """What a sample says of a map.
+
+    Attributes:
+        classes: Class names.
+        counts: Points, (classes, classes), rows map, columns reference: the paper's order, not that of our confusion
+            matrices.
+        shares: Estimated shares of the area, same shape, summing to 1 (equation 4).
+        overall: Overall accuracy.
+        users: User's accuracy of each class (of what is mapped so, the share that is so); None where nothing is mapped.
+        producers: Producer's accuracy of each class (of what is so, the share mapped so); None where no point is so.
+        area_ha: Area of each class in truth, hectares.
+        mapped_ha: Area of each class as counted on the map, hectares, from the strata.
+        points: Points.
+        clusters: Clusters; None where points were drawn singly.
+    """
+
+    classes: tuple[str, ...]
+    counts: Ints
+    shares: Floats
+    overall: Estimate
+    users: tuple[Estimate | None, ...]
+    producers: tuple[Estimate | None, ...]
+    area_ha: tuple[Estimate, ...]
+    mapped_ha: tuple[float, ...]
+    points: int
+    clusters: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        plain = asdict(self)
+        return {**plain, "counts": self.counts.tolist(), "shares": self.shares.tolist(), "level": LEVEL}
+
+
+def estimate(sample: Sample) -> AreaReport:
+    """Area-adjusted accuracy and class areas of a sample.
+
+    Raises:
+        InputError: Too few clusters for an interval.
+    """
+    n = len(sample.classes)
+    weight = 1 / sample.inclusion
+    spread = _Spread(sample, weight)
+    one = np.ones(len(weight))
+    mapped, true = np.eye(n)[sample.mapped], np.eye(n)[sample.reference]
+    both = mapped * true
+    hectares = float(weight.sum()) * sample.pixel_ha
+    areas = [spread.ratio(true[:, i], one) for i in range(n)]
+    counts = np.zeros((n, n), dtype=np.int64)
+    np.add.at(counts, (sample.mapped, sample.reference), 1)
+    shares = np.zeros((n, n))
+    np.add.at(shares, (sample.mapped, sample.reference), weight / weight.sum())
+    return AreaReport(
+        classes=sample.classes,
+        counts=counts,
+        shares=shares,
+        overall=spread.ratio(both.sum(axis=1), one),
+        users=tuple(spread.ratio(both[:, i], mapped[:, i]) if mapped[:, i].any() else None for i in range(n)),
+        producers=tuple(spread.ratio(both[:, i], true[:, i]) if true[:, i].any() else None for i in range(n)),
+        area_ha=tuple(Estimate(*(float(v) * hectares for v in (a.value, a.se, a.low, a.high))) for a in areas),
+        mapped_ha=tuple((shares.sum(axis=1) * hectares).tolist()),
+        points=len(weight),
+        clusters=spread.clusters,
+    )
+
+
+class _Spread:
+    """Ratios of weighted sums over one sample, with their standard errors.
+
+    Args:
+        sample: The points.
+        weight: float64 (points,), one over the inclusion probability.
+    """
+
+    def __init__(self, sample: Sample, weight: Floats) -> None:
+        self._weight = weight
+        self._stratum: Ints = np.unique(sample.stratum, return_inverse=True)[1].astype(np.int64)
+        self._size = np.bincount(self._stratum, weight)
+        self.clusters: int | None = None
+        self._unit: Ints
+        self._group: Ints
+        self._quantile = float(scipy.stats.norm.ppf((1 + LEVEL) / 2))
+        if sample.cluster is None:
+            self._unit, self._group = np.arange(len(weight)), self._stratum
+            return
+        names, unit = np.unique(sample.cluster, return_inverse=True)
+        self._unit = unit.astype(np.int64)
+        self.clusters = len(names)
+        if self.clusters < FEWEST_CLUSTERS:
+            raise InputError("too few clusters for a standard error", self.clusters, f"draw {FEWEST_CLUSTERS} or more")
+        lowest, highest = np.full(len(names), len(weight)), np.zeros(len(names), dtype=np.int64)
+        np.minimum.at(lowest, self._unit, self._stratum)
+        np.maximum.at(highest, self._unit, self._stratum)
+        # Clusters that lie in one stratum each are its units; where they cross strata, they are the units of the whole.
+        nested = bool((lowest == highest).all())
+        self._group = lowest if nested else np.zeros(len(names), dtype=np.int64)
+        per_group = np.bincount(self._group)
+        if (per_group == 1).any():
+            remedy = "draw at least two clusters in each stratum"
+            raise InputError("a stratum with a single cluster has no variance", None, remedy)
+        freedom = self.clusters - int((per_group > 0).sum())
+        self._quantile = float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+    def ratio(self, y: Floats, x: Floats) -> Estimate:
+        """The ratio of the population's sums of ``y`` and ``x``, float64 (points,) each; x is not 0 everywhere."""
+        whole = float((self._weight * x).sum())
+        value = float((self._weight * y).sum()) / whole
+        residual = y - value * x
+        # Strata have known sizes, so only what a point differs from its stratum's mean counts.
+        inner = residual - (np.bincount(self._stratum, self._weight * residual) / self._size)[self._stratum]
+        sums = np.bincount(self._unit, self._weight * inner)
+        units = np.bincount(self._group)
+        factor = units / np.maximum(units - 1, 1)
+        se = float(np.sqrt((factor[self._group] * sums**2).sum())) / whole
+        return Estimate(value, se, value - self._quantile * se, value + self._quantile * se)
+
+
+def read_sample(path: str | Path) -> Sample:
+    """Read the points that ``sample.py`` drew, after somebody filled in the column ``reference``.
+
+    A sample from elsewhere needs the columns ``stratum``, ``map_class``, ``inclusion``, ``reference`` and ``pixel_m2``,
+    and ``cluster`` where points were drawn in clusters.
+
+    Raises:
+        MismatchError: No known inclusion probabilities: the file is no probability sample of the mapped area.
+        InputError: The file cannot be read, a point has no reference or an unknown class, or points are missing.
+    """
+    import geopandas as gpd
+    from pyogrio.errors import DataSourceError
+
+    path = Path(path)
+    _refuse_convenience(path)
+    try:
+        names = set(gpd.list_layers(path)["name"])
+        points = gpd.read_file(path, layer=next(iter(sorted(names - {DESIGN}))))
+        design = gpd.read_file(path, layer=DESIGN) if DESIGN in names else None
+    except (DataSourceError, StopIteration) as error:
+        raise InputError(f"{path} is no file of points", str(error), "give what sample.py wrote") from error
+    missing = sorted({"stratum", "map_class", "inclusion", "reference", "pixel_m2"} - set(points.columns))
+    if "inclusion" in missing or "stratum" in missing:
+        raise MismatchError(f"{path} has no known inclusion probabilities (columns missing)", missing, _WHY)
+    if missing:
+        raise InputError(f"{path} lacks columns", missing, "restore the file that sample.py wrote")
+    reference = points["reference"].fillna("").astype(str).str.strip()
+    if empty := int((reference == "").sum()):
+        remedy = "fill in every point: leaving out the hard ones would make the rest look easy"
+        raise InputError(f"{path}: points without a reference", f"{empty} of {len(points)}", remedy)
+    mapped = points["map_class"].astype(str)
+    found = dict.fromkeys(design["name"].astype(str)) if design is not None else dict.fromkeys(sorted({*mapped}))
+    unknown = sorted(set(reference) - set(found))
+    if unknown and design is not None:
+        raise InputError(f"{path}: reference classes that the map does not know", unknown, f"use {', '.join(found)}")
+    classes = (*found, *unknown)
+    number = {name: i for i, name in enumerate(classes)}
+    strata = points["stratum"].astype(str)
+    inclusion = points["inclusion"].to_numpy(dtype=np.float64)
+    if "stratum_pixels" in points.columns:
+        _check_whole(path, strata.to_numpy(), inclusion, points["stratum_pixels"].to_numpy(dtype=np.float64))
+    pixel = np.unique(points["pixel_m2"].to_numpy(dtype=np.float64))
+    if len(pixel) != 1 or not pixel[0] > 0:
+        raise InputError(f"{path}: pixel_m2 must be one area for all points", pixel.tolist(), "restore the file")
+    return Sample(
+        classes=classes,
+        stratum=np.unique(strata, return_inverse=True)[1].astype(np.int64),
+        mapped=mapped.map(number).to_numpy(dtype=np.int64),
+        reference=reference.map(number).to_numpy(dtype=np.int64),
+        inclusion=inclusion,
+        pixel_ha=float(pixel[0]) / 1e4,
+        cluster=np.unique(points["cluster"].astype(str), return_inverse=True)[1].astype(np.int64)
+        if "cluster" in points.columns
+        else None,
+    )
+
+
+def report_areas(sample: str | Path | None, out: str | Path | None = None) -> AreaReport:
+    """Estimate accuracy and areas from a filled-in sample, print them and store them beside it.
+
+    Args:
+        sample: The GeoPackage.
+        out: JSON file; None stands for ``<sample>.area.json``.
+    """
+    if not sample:
+        raise ConfigError("sample is not set", None, "give sample=<points.gpkg>, drawn by sample.py and filled in")
+    path = Path(sample)
+    found = estimate(read_sample(path))
+    where = Path(out) if out else path.with_suffix(".area.json")
+    storage.write_json(where, {"sample": path.name, "sample_sha256": storage.sha256(path), **found.to_dict()})
+    rows = [
+        (name, n, _plain(found.users[i]), _plain(found.producers[i]), _hectares(found.area_ha[i]), f"{mapped:,.1f}")
+        for i, (name, n, mapped) in enumerate(
+            zip(found.classes, found.counts.sum(axis=0).tolist(), found.mapped_ha, strict=True)
+        )
+    ]
+    table(
+        f"{path.name}: estimates ± half the 95 % interval",
+        (
+            "class",
+            "points",
+            "user's accuracy",
+            "producer's accuracy",
+            "area in ha",
+            "counted on the map in ha",
+        ),
+        rows,
+    )
+    drawn = f"{found.points} points" + (f" in {found.clusters} clusters" if found.clusters else "")
+    say(f"overall accuracy {_plain(found.overall)} of the mapped area, from {drawn}")
+    say("areas are estimated from the points' true classes (Olofsson et al. 2014); counted pixels carry the map's bias")
+    say(f"stored: {where}")
+    return found
+
+
+_WHY: Final = (
+    "accuracy and areas of a map can only be estimated from points drawn at random with known probability over the "
+    "mapped area; draw them with python sample.py map=<GeoTIFF>"
+)
+
+
+def _refuse_convenience(path: Path) -> None:
+    """Refuse evaluation sets: they were put together for convenience."""
+    if (path / "manifest.parquet").is_file() or path.suffix.lower() in (".json", ".parquet"):
+        reason = (
+            "is an evaluation set: its patches were chosen by parcels, clouds and classes, so the probability with which "
+            "ground came into it is not known"
+        )
+        raise MismatchError(f"{path} {reason}", None, _WHY)
+    if not path.is_file():
+        raise InputError(f"no such file: {path}", None, "give the GeoPackage that sample.py wrote")
+
+
+def _check_whole(path: Path, strata: npt.NDArray[Any], inclusion: Floats, pixels: Floats) -> None:
+    """Refuse a sample to which points were added, or that lost some: then the probabilities are wrong."""
+    for name in np.unique(strata):
+        here = strata == name
+        expected, got = float(pixels[here][0]), float((1 / inclusion[here]).sum())
+        if abs(got - expected) > 1e-6 * expected:
+            drawn = round(expected * float(inclusion[here][0]))
+            what = f"{path}: stratum {name} was drawn with {drawn} points and holds"
+            raise InputError(what, int(here.sum()), "restore the points as they were drawn, or draw anew")
+
+
+def _plain(one: Estimate | None) -> str:
+    return "n/a" if one is None else f"{one.value:.3f} ± {one.high - one.value:.3f}"
+
+
+def _hectares(one: Estimate) -> str:
+    return f"{one.value:,.1f} ± {one.high - one.value:,.1f}"
+
+
+def sample_size(shares: Sequence[float], accuracy: Sequence[float], target_se: float) -> int:
+    """Points for a wanted standard error of the overall accuracy (equation 13, large populations).
+
+    Args:
+        shares: Of each stratum, its share of the area.
+        accuracy: Of each stratum, the user's accuracy that is expected, 0 to 1.
+        target_se: The standard error wanted, such as 0.01.
+    """
+    if not 0 < target_se < 1 or not all(0 <= one <= 1 for one in accuracy):
+        raise ConfigError("target_se and expected accuracies are shares", (target_se, list(accuracy)), "such as 0.01")
+    expected = np.asarray(accuracy, dtype=np.float64)
+    deviation = float((np.asarray(shares) * np.sqrt(expected * (1 - expected))).sum())
+    return int(np.ceil((deviation / target_se) ** 2 - 1e-9))
+
+
+def allocate(pixels: Sequence[int], total: int, per_class: int) -> list[int]:
+    """Points of each stratum: rare ones get ``per_class``, the rest is shared by area (Olofsson 2014, section 5.1.2).
+
+    Args:
+        pixels: Of each stratum; at least 1.
+        total: Points wanted in all; more are given where the least of each stratum asks for it.
+        per_class: Least points of a stratum; one that has fewer pixels gives them all.
+    """
+    size = np.asarray(pixels, dtype=np.float64)
+    least = np.minimum(size, per_class)
+    free = np.ones(len(size), dtype=bool)
+    share = least.copy()
+    while free.any():
+        left = total - least[~free].sum()
+        share[free] = np.maximum(left, 0) * size[free] / size[free].sum()
+        small = free & (share < least)
+        if not small.any():
+            break
+        share[small] = least[small]
+        free &= ~small
+    return [int(n) for n in np.minimum(size, np.maximum(np.round(share), least))]
