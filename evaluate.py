@@ -1,4 +1,4 @@
-"""Score finished runs on evaluation sets: python evaluate.py run=latest evaluation=[internal,unseen]."""
+"""Score models on evaluation sets, or a map on parcels: python evaluate.py run=latest evaluation=[internal,unseen]."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from omegaconf import DictConfig
 
 from cropseg import cli
 from cropseg.evaluate import evaluate_runs
-from cropseg.runs import open_runs
+from cropseg.external import open_models
+from cropseg.maps import score_map
 
 
 @cli.command("evaluate")
 def main(cfg: DictConfig) -> None:
-    """Open the runs, build the sets, score."""
+    """Open the models, build the sets, score; or lay a map on parcels."""
+    if cfg.map is not None:
+        score_map(cfg.map, instantiate(cfg.truth), cfg.legend, cfg.out)
+        return
     sets = [instantiate(one) for one in (cfg.evaluation or {}).values()]
-    evaluate_runs(open_runs(cfg.run, cfg.paths.runs), sets, cfg.batch_size, cfg.tta)
+    evaluate_runs(open_models(cfg.run, cfg.paths.runs, cfg.out), sets, cfg.batch_size, cfg.tta)
 
 
 if __name__ == "__main__":

@@ -317,8 +317,8 @@ def _refuse_convenience(path: Path) -> None:
     """Refuse evaluation sets: they were put together for convenience."""
     if (path / "manifest.parquet").is_file() or path.suffix.lower() in (".json", ".parquet"):
         reason = (
-            "is an evaluation set: its patches were chosen by parcels, clouds and classes, so the probability with which "
-            "ground came into it is not known"
+            "is an evaluation set: its patches were chosen by parcels, clouds and classes, so the probability with "
+            "which ground came into it is not known"
         )
         raise MismatchError(f"{path} {reason}", None, _WHY)
     if not path.is_file():

@@ -191,8 +191,8 @@ def _say_ground(run: Run, result: Evaluation) -> None:
     """Tell how much of a set's ground the model was trained on."""
     if result.shared_ground is None:
         say(
-            f"{run.name} on {result.set}: its training dataset is gone or was prepared again, "
-            "so whether it was trained on the same ground cannot be told"
+            f"{run.name} on {result.set}: its training data is gone, was prepared again or was never told, "
+            "so leakage cannot be told: it may have been trained on the same ground"
         )
     elif result.shared_ground > 0:
         warn(

@@ -171,6 +171,7 @@ def metadata(spec: ModelSpec, dynamic: Sequence[str], window: int, check: Check)
         "simulated": spec.simulated,
         "dataset": spec.dataset,
         "manifest_digest": spec.manifest_digest,
+        "split": spec.split,
         "commit": spec.versions.get("commit", "unknown"),
         "versions": dict(spec.versions),
         "largest_difference": check.difference,

@@ -51,6 +51,7 @@ class Run:
         history: Columns of ``metrics.csv`` by name, one value an epoch, NaN where not logged; empty without it.
         validation: Content of ``validation.json``; empty if there is none.
         evaluations: By :attr:`cropseg.scores.Evaluation.key`: the evaluation set, and how was predicted.
+        results_in: Folder of the evaluations; None stands for ``evaluation`` in the run's folder.
     """
 
     path: Path
@@ -60,6 +61,12 @@ class Run:
     history: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     validation: Mapping[str, Any] = field(default_factory=dict)
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    results_in: Path | None = None
+
+    @property
+    def results(self) -> Path:
+        """Folder that evaluations are stored in."""
+        return self.path / "evaluation" if self.results_in is None else self.results_in
 
     @property
     def name(self) -> str:
@@ -100,8 +107,8 @@ class Run:
         self.__dict__.pop("predictor", None)
 
     def store(self, evaluation: Evaluation) -> Path:
-        """Write an evaluation into the run's folder, atomically, and return its path."""
-        path = self.path / "evaluation" / f"{evaluation.key}.json"
+        """Write an evaluation into :attr:`results`, atomically, and return its path."""
+        path = self.results / f"{evaluation.key}.json"
         storage.write_json(path, evaluation.to_dict())
         return path
 
