@@ -8,7 +8,9 @@ claims hold.
 
 *BOA offset.* Baseline 04.00 adds 1000 to every digital number. The darkest percentile of the darkest band is then near
 1000 and up; without the offset some band of some field, wood, water or shadow is far below it, since short-wave
-infrared is dark where haze brightens the visible bands. In between, and in scenes bright all over, nothing is told.
+infrared is dark where haze brightens the visible bands. In between, and under
+cloud, which is as bright as an offset makes clear ground, nothing is told. Held against 72 dates of a real place, with
+and without an offset added, in the tests.
 
 A scene that does not tell follows the majority of those delivered with it, and the audit says so.
 """
@@ -51,11 +53,13 @@ class RadiometryRule:
         order: ``radiometry`` decides; ``other`` takes the best of the refused; or a candidate's name.
         offset: ``radiometry`` decides; ``other`` takes the refused one; or ``absent`` or ``present``.
         min_share: Least share of its claims that must hold for a candidate to be taken.
+        min_claims: Least number of claims that the scene must tell of it: under cloud few are told, and not rightly.
         min_vegetation: Least number of vegetated pixels for claims about vegetation.
         percentile: The darkest percentile looked at, 0 to 100.
         absent_below: Below this digital number the darkest band has no offset in it.
         present_from: From this one on it has, up to ``present_to``, above which the scene is bright all over.
         present_to: See ``present_from``.
+        clear_to: Median of B02 above which the scene is too cloudy to tell that an offset is in it.
         value: The offset in digital numbers.
     """
 
@@ -63,11 +67,13 @@ class RadiometryRule:
     order: str = "radiometry"
     offset: str = "radiometry"
     min_share: float = 0.75
+    min_claims: int = 6
     min_vegetation: int = 100
     percentile: float = 1.0
     absent_below: float = 700.0
     present_from: float = 850.0
     present_to: float = 1700.0
+    clear_to: float = 2200.0
     value: int = 1000
 
     def __post_init__(self) -> None:
@@ -116,6 +122,7 @@ class Evidence:
         held: Claims that held, by candidate order.
         failed: Claims that did not.
         dark: Darkest percentile of the darkest band, in digital numbers; NaN without valid pixels.
+        blue: Median of B02.
         clamped: Share of the samples that would be raised to 1 if the offset were taken off.
         ndvi_absent: 99th percentile of NDVI if there is no offset.
         ndvi_present: The same if there is one.
@@ -124,6 +131,7 @@ class Evidence:
     held: Mapping[str, tuple[str, ...]]
     failed: Mapping[str, tuple[str, ...]]
     dark: float
+    blue: float
     clamped: float
     ndvi_absent: float
     ndvi_present: float
@@ -158,13 +166,14 @@ def look(values: npt.NDArray[Any], valid: BoolArray, rule: RadiometryRule) -> Ev
     order = list(rule.orders[best])
     wanted = pixels[[order.index(band) for band in PAPER_BANDS]]
     if not wanted.size:
-        return Evidence(held, failed, *[float("nan")] * 4)
+        return Evidence(held, failed, *[float("nan")] * 5)
     darkest = np.percentile(wanted, rule.percentile, axis=1)
     red, near = wanted[PAPER_BANDS.index("B04")], wanted[PAPER_BANDS.index("B08")]
     return Evidence(
         held,
         failed,
         float(darkest.min()),
+        float(np.median(wanted[PAPER_BANDS.index("B02")])),
         float((wanted <= rule.value).mean()),
         _index(near, red),
         _index(near - rule.value, red - rule.value),
@@ -183,7 +192,7 @@ def settle(evidence: Sequence[Evidence], groups: Sequence[str], rule: Radiometry
         InputError: No scene tells which, and no choice was set.
     """
     orders = [_best(one.held, one.failed, rule) for one in evidence]
-    offsets = [_offset(one.dark, rule) for one in evidence]
+    offsets = [_offset(one, rule) for one in evidence]
     decisions = []
     for number, group in enumerate(groups):
         order, order_by = _followed(orders, groups, number, group)
@@ -220,6 +229,7 @@ def audit_columns(evidence: Evidence, decision: Decision, rule: RadiometryRule) 
         "offset": decision.offset,
         "offset_by": decision.offset_by,
         "darkest_dn": round(evidence.dark, 1),
+        "median_blue_dn": round(evidence.blue, 1),
         "darkest_reflectance_if_absent": round(evidence.dark / 10_000, 4),
         "darkest_reflectance_if_present": round((evidence.dark - rule.value) / 10_000, 4),
         "clamped_if_present": round(evidence.clamped, 4),
@@ -235,29 +245,32 @@ def _best(
     ranked = sorted(rule.orders, key=lambda name: -len(held[name]))
     first = ranked[0]
     told = len(held[first]) + len(failed[first])
-    if told == 0 or len(held[first]) < rule.min_share * told:
+    if told < max(1, rule.min_claims) or len(held[first]) < rule.min_share * told:
         return None
     alone = len(ranked) == 1 or len(held[ranked[1]]) < len(held[first])
     return first if alone else None
 
 
-def _offset(dark: float, rule: RadiometryRule) -> str | None:
-    if dark < rule.absent_below:
+def _offset(seen: Evidence, rule: RadiometryRule) -> str | None:
+    if seen.dark < rule.absent_below:
         return "absent"
-    return "present" if rule.present_from <= dark <= rule.present_to else None
+    clear = seen.blue <= rule.clear_to
+    return "present" if clear and rule.present_from <= seen.dark <= rule.present_to else None
 
 
 def _followed(choices: Sequence[str | None], groups: Sequence[str], number: int, group: str) -> tuple[str | None, str]:
     own = choices[number]
-    if own is not None:
-        return own, "radiometry"
     near = [choice for choice, other in zip(choices, groups, strict=True) if other == group]
-    for whose, pool in ((group, near), ("all scenes", choices)):
-        # Ties go to the name that sorts first, so that the order of files does not matter.
-        counted = sorted(Counter(c for c in pool if c is not None).items(), key=lambda item: (-item[1], item[0]))
-        if counted:
-            return counted[0][0], f"majority of {whose}"
-    return None, ""
+    majorities = [(whose, _most(pool)) for whose, pool in ((group, near), ("all scenes", choices))]
+    if own is not None:
+        return own, "radiometry" if own == majorities[0][1] else f"radiometry, unlike most of {group}"
+    return next(((most, f"majority of {whose}") for whose, most in majorities if most is not None), (None, ""))
+
+
+def _most(choices: Sequence[str | None]) -> str | None:
+    # Ties go to the name that sorts first, so that the order of files does not matter.
+    counted = sorted(Counter(c for c in choices if c is not None).items(), key=lambda item: (-item[1], item[0]))
+    return counted[0][0] if counted else None
 
 
 def _claims(

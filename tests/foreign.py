@@ -1,0 +1,75 @@
+"""Foreign benchmarks, written as their originals are laid out: ground of a few materials, seen in bands of three sizes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import rasterio
+from PIL import Image
+
+from cropseg.core.bands import S2_BANDS
+
+DACIA5_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+PASTIS_ORDER = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+
+# Digital numbers of green crops, stubble, woods, water: round figures as in any handbook.
+SPECTRA = {
+    "B01": (300, 900, 150, 250), "B02": (350, 1100, 180, 220), "B03": (700, 1400, 350, 200), "B04": (400, 1800, 200, 120),
+    "B05": (1000, 2000, 600, 110), "B06": (2800, 2200, 1800, 100), "B07": (3500, 2400, 2200, 90),
+    "B08": (3700, 2500, 2300, 80), "B8A": (3800, 2600, 2400, 70), "B09": (3900, 2600, 2400, 70),
+    "B11": (1900, 3200, 1000, 40), "B12": (900, 2700, 450, 30),
+}  # fmt: skip
+
+
+def stack(order, height, width, *, offset=0, seed=0):
+    """(bands, height, width) int64 in the band order asked for; 20 m and 60 m bands in blocks of equal pixels."""
+    random = np.random.default_rng(seed)
+    material = random.choice(4, (height // 8 + 1, width // 8 + 1), p=(0.5, 0.3, 0.15, 0.05))
+    material = material.repeat(8, 0).repeat(8, 1)[:height, :width]
+    speckle = random.normal(1, 0.08, (height, width))
+    bands = []
+    for band in order:
+        fine = np.array(SPECTRA[band], float)[material] * speckle * random.normal(1, 0.02, (height, width))
+        size = S2_BANDS[band].resolution // 10
+        rows, cols = (np.arange(n) // size for n in (height, width))
+        sums = np.zeros((rows[-1] + 1, cols[-1] + 1))
+        np.add.at(sums, (rows[:, None], cols[None]), fine)
+        counts = np.outer(np.bincount(rows), np.bincount(cols))
+        bands.append((sums / counts)[rows[:, None], cols[None]])
+    return np.rint(bands).astype(np.int64).clip(1) + offset
+
+
+def write_tiff(path, values, *, crs="EPSG:32635", left=500_000.0, top=5_070_000.0, resolution=10.0):
+    """A GeoTIFF of any bands and type."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands, height, width = values.shape
+    profile = {"count": bands, "height": height, "width": width, "dtype": values.dtype}
+    transform = rasterio.Affine(resolution, 0, left, 0, -resolution, top)
+    with rasterio.open(path, "w", driver="GTiff", crs=crs, transform=transform, **profile) as file:
+        file.write(values)
+
+
+def write_dacia5(folder, scenes, masks):
+    """``scenes``: (12, h, w) by YYYYMMDD; ``masks``: uint8 (h, w) by year."""
+    root = folder / "Dataset"
+    for stamp, values in scenes.items():
+        name = f"Images_Sentinel2_GeoTIFF/Sentinel2_{stamp[:4]}/Sentinel2_L2A_{stamp}.tif"
+        write_tiff(root / name, np.asarray(values, np.uint16))
+    for year, mask in masks.items():
+        path = root / f"Masks_and_legend/Sentinel2_{year}/Labels_mask_{year}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(mask, np.uint8)).save(path)
+    return folder
+
+
+def write_pastis(folder, metadata, series, targets):
+    """``metadata``: a FeatureCollection; ``series``: int16 (t, 10, h, w) and ``targets``: (3, h, w), by ID_PATCH."""
+    for name in ("DATA_S2", "ANNOTATIONS"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "metadata.geojson").write_text(json.dumps(metadata))
+    for number, values in series.items():
+        np.save(folder / f"DATA_S2/S2_{number}.npy", values)
+    for number, target in targets.items():
+        np.save(folder / f"ANNOTATIONS/TARGET_{number}.npy", target)
+    return folder
