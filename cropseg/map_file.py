@@ -131,7 +131,11 @@ class CropMapFile:
         self.legend = legend
         a, b, c, d, e, f = tuple(dataset.transform)[:6]
         self.grid = Grid(dataset.crs.to_wkt(), (a, b, c, d, e, f), dataset.height, dataset.width)
-        self.projected: bool = bool(dataset.crs.is_projected)
+        self.crs_name = str(dataset.crs.to_string())[:60]
+        # Square metres that a pixel stands for; None where that changes from pixel to pixel.
+        self.metres: float | None = (
+            abs(a * e) * dataset.crs.linear_units_factor[1] ** 2 if dataset.crs.is_projected else None
+        )
         self.tags: Mapping[str, str] = dataset.tags()
         self._dataset = dataset
         values = dict(legend.values)
