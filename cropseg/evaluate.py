@@ -205,7 +205,7 @@ def _say_ground(run: Run, result: Evaluation) -> None:
 
 def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], list[Rows | None]]:
     """Open a set's dataset and give its rows, once the model may be scored on them; and what it learned from."""
-    if chosen.root is None or chosen.split is None:
+    if chosen.root is None or not chosen.split:
         raise ConfigError(f"evaluation set {chosen.name} lacks root or split", None, "set both, or evaluate a run")
     if not (Path(chosen.root) / "manifest.parquet").is_file():
         remedy = f"make it: {chosen.made_by}" if chosen.made_by else f"set evaluation.{chosen.name}.root=<folder>"
