@@ -1,11 +1,16 @@
-"""Foreign benchmarks, written as their originals are laid out: ground of a few materials, seen in bands of three sizes."""
+"""Foreign benchmarks, written as their originals are laid out: ground of a few materials, in bands of three sizes."""
 
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import numpy as np
 import rasterio
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
 from cropseg.core.bands import S2_BANDS
@@ -15,11 +20,29 @@ PASTIS_ORDER = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "
 
 # Digital numbers of green crops, stubble, woods, water: round figures as in any handbook.
 SPECTRA = {
-    "B01": (300, 900, 150, 250), "B02": (350, 1100, 180, 220), "B03": (700, 1400, 350, 200), "B04": (400, 1800, 200, 120),
+    "B01": (300, 900, 150, 250), "B02": (350, 1100, 180, 220),
+    "B03": (700, 1400, 350, 200), "B04": (400, 1800, 200, 120),
     "B05": (1000, 2000, 600, 110), "B06": (2800, 2200, 1800, 100), "B07": (3500, 2400, 2200, 90),
     "B08": (3700, 2500, 2300, 80), "B8A": (3800, 2600, 2400, 70), "B09": (3900, 2600, 2400, 70),
     "B11": (1900, 3200, 1000, 40), "B12": (900, 2700, 450, 30),
 }  # fmt: skip
+
+
+@cache
+def composed(repo, name):
+    with initialize_config_dir(str(repo / "conf"), version_base="1.3"):
+        return compose("prepare", [f"importer={name}"]).importer
+
+
+def run_importer(repo, name, **changes):
+    """What ``python prepare.py importer=<name> importer.<key>=<value> …`` does; ``__`` in a key stands for a dot."""
+    cfg = composed(repo, name).copy()
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    try:
+        return instantiate(cfg)
+    except InstantiationException as error:  # Hydra's wrapping, which the command line takes off too
+        raise (error.__cause__ or error) from None
 
 
 def stack(order, height, width, *, offset=0, seed=0):

@@ -168,7 +168,8 @@ def import_dacia5(
     every.finish()
     once.finish()
     show_paper(provenance["against_paper"], name)
-    say(f"{name}: {len(every.rows)} windows of {len(taken)} scenes in {out / name}; {provenance['choices']}")
+    say(f"{name}: {len(every.rows)} windows of {len(taken)} scenes in {out / name}")
+    say(f"{name}, scenes by choice: {', '.join(f'{key} {count}' for key, count in provenance['choices'].items())}")
     say(f"{name}_once: the same windows, each pixel labelled once ({int(single[1:].sum())} crop pixels)")
     return provenance
 
@@ -263,6 +264,8 @@ def _radiometry(
     wrong = [decision for decision in settled if decision.order != rule.expected]
     if wrong:
         warn(f"{len(wrong)} of {len(taken)} scenes are read in another band order than {rule.expected}: see audit.csv")
+    if doubtful := [scene.path.name for scene, one in zip(taken, settled, strict=True) if "unlike" in one.offset_by]:
+        warn(f"BOA offset unlike that of most scenes of the year, see audit.csv: {', '.join(doubtful)}")
     return decisions, audit
 
 

@@ -123,7 +123,7 @@ def _read_mat(path: Path, key: str) -> npt.NDArray[Any]:
         raise InputError(f"no such file: {path}", None, _AGAIN) from error
     except NotImplementedError as error:  # MATLAB 7.3 is HDF5
         raise InputError(f"{path} is a MATLAB 7.3 file", None, "use the .png, or save it as version 7") from error
-    except (MatReadError, zlib.error, ValueError, TypeError, OSError, EOFError) as error:
+    except (MatReadError, zlib.error, ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError) as error:
         raise InputError(f"cannot read {path}", str(error), _AGAIN) from error
     if key not in content:
         raise InputError(f"{path} has no variable", key, _AGAIN)
