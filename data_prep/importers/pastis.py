@@ -199,21 +199,28 @@ def _metadata(root: Path, size: int) -> list[Series]:
     if told is None:
         raise InputError(f"{path} names no EPSG code", content["crs"]["properties"]["name"], "get the file again")
     found = []
-    for feature in features:
+    for count, feature in enumerate(features):
         try:
             facts = feature["properties"]
             number, tile = int(facts["ID_PATCH"]), str(facts["TILE"]).upper().removeprefix("T")
             stamps = sorted(facts["dates-S2"].items(), key=lambda item: int(item[0]))
-            days = tuple(datetime.strptime(str(stamp), "%Y%m%d").date() for _, stamp in stamps)
+            days = tuple(_day(str(stamp)) for _, stamp in stamps)
             outline = shape(feature["geometry"])
             fold = int(facts["Fold"])
         except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
-            what = f"{path}: a patch lacks a property or has a broken one"
+            what = f"{path}: feature {count} lacks a property or has a broken one"
             raise InputError(what, f"{type(error).__name__}: {error}", "get the file again") from error
         images, target = root / "DATA_S2" / f"S2_{number}.npy", root / "ANNOTATIONS" / f"TARGET_{number}.npy"
         grid = _grid(path, number, tile, outline, f"EPSG:{told[1]}", size)
         found.append(Series(number, fold, tile, days, grid, images, target))
     return sorted(found, key=lambda series: series.id)
+
+
+def _day(stamp: str) -> date:
+    try:
+        return datetime.strptime(stamp, "%Y%m%d").date()
+    except ValueError as error:
+        raise ValueError(f"{stamp} is no day YYYYMMDD") from error
 
 
 def _grid(path: Path, number: int, tile: str, outline: Any, crs: str, size: int) -> Grid:
