@@ -23,6 +23,9 @@ from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protoco
 from cropseg.seeds import SEED_COLUMNS, seed_rows
 from cropseg.tta import augmented
 
+LEAKAGE_UNKNOWN = "leakage cannot be told, for the training data is not known here"
+"""Stored in the note where a model's training data is gone, was prepared again, or was never told."""
+
 
 @dataclass(frozen=True)
 class EvaluationSet:
@@ -108,6 +111,7 @@ def evaluate(
         without_data += int((empty & (truth != IGNORE)).sum())
         truth[empty] = IGNORE
         confusion += metrics.confusion_matrix(truth, predicted, classes)
+    shared = shared_ground(dataset, rows, trained)
     return Evaluation(
         set=evaluation_set.name,
         dataset=dataset.spec.name,
@@ -125,9 +129,9 @@ def evaluate(
         confusion=confusion,
         without_label=without_label,
         without_data=without_data,
-        note=evaluation_set.note,
+        note="; ".join(part for part in (evaluation_set.note, LEAKAGE_UNKNOWN if shared is None else "") if part),
         tta=tta or "",
-        shared_ground=shared_ground(dataset, rows, trained),
+        shared_ground=shared,
     )
 
 

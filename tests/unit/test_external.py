@@ -80,6 +80,7 @@ def test_an_onnx_file_scores_as_its_model_and_is_stored_beside_it(dataset, tmp_p
     stored = json.loads((tmp_path / "model.evaluation" / "x.json").read_text())
     assert stored["confusion"] == result.confusion.tolist()
     assert stored["shared_ground"] is None
+    assert "leakage cannot be told" in stored["note"]
     assert "leakage cannot be told" in " ".join(capsys.readouterr().out.split())
     (again,) = open_models([str(path)], tmp_path)
     assert set(again.evaluations) == {"x"}
