@@ -322,7 +322,7 @@ def test_stopping_by_hand_says_what_comes_next(dataset, tmp_path):
 def test_what_lies_between_epochs_is_no_step(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr("cropseg.learners.callbacks.time.perf_counter", lambda: clock[0])
-    trainer = SimpleNamespace(num_training_batches=2, num_val_batches=[3], max_epochs=10)
+    trainer = SimpleNamespace(num_training_batches=2, num_val_batches=[3], max_epochs=10, is_global_zero=True)
     projection = Projection(steps=6)
     for _ in range(3):
         projection.on_train_epoch_start(trainer, None)
