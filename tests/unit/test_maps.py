@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import geopandas as gpd
@@ -6,6 +7,8 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from factory import make_patch
+from fakes import ArrayScene, Nearest, spec_for
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from pyproj import Transformer
@@ -19,7 +22,8 @@ from cropseg.core.tiling import Window
 from cropseg.draw import Design, draw, draw_sample
 from cropseg.map_file import open_map, read_legend
 from cropseg.maps import count, score_map
-from cropseg.scores import Evaluation
+from cropseg.predict import predict_scene
+from cropseg.scores import SIMULATED_NOTE, Evaluation
 from data_prep.truth import ParcelTruth
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -114,6 +118,38 @@ def test_any_grid_is_scored_by_pixel_centres_in_blocks(tmp_path, monkeypatch, cr
     assert Evaluation.from_dict(stored).confusion.tolist() == result.evaluation.confusion.tolist()
     assert stored["parcels"]["confusion"] == votes.tolist()
     assert stored["protocol"] == "all"
+
+
+def test_a_map_of_predict_needs_no_legend(tmp_path, capsys):
+    image, mask = make_patch(np.random.default_rng(0), 64, 10, 11, noise=50.0, nodata=True, ignored=False)
+    predict_scene(Nearest(spec_for()), ArrayScene(image), tmp_path / "map.tif", window=64)
+    fields = shapely.box(500_003, 5_399_363, 500_637, 5_399_997)
+    frame = gpd.GeoDataFrame({"crop_name": ["Maize"]}, geometry=[fields], crs="EPSG:32633")
+    frame.to_file(tmp_path / "fields.gpkg")
+    result = score_map(tmp_path / "map.tif", ParcelTruth(str(tmp_path / "fields.gpkg"), CLASSES))
+    seen = (image != 0).all(axis=0)
+    counts = np.bincount(mask[seen], minlength=11)
+    np.testing.assert_array_equal(result.evaluation.confusion[1], counts)
+    assert result.evaluation.without_data == (~seen).sum()
+    assert SIMULATED_NOTE in " ".join(capsys.readouterr().err.split())
+
+
+def test_memory_does_not_grow_with_the_map(tmp_path, monkeypatch):
+    monkeypatch.setattr(map_file, "BLOCK", 128)
+    peaks = []
+    for side in (256, 1024):
+        path = write_map(tmp_path / f"{side}.tif", np.ones((side, side), np.uint8), tags=own_tags())
+        field = shapely.box(LEFT, TOP - 10 * side, LEFT + 10 * side, TOP)
+        frame = gpd.GeoDataFrame({"crop_name": ["Maize"]}, geometry=[field], crs="EPSG:3035")
+        frame.to_file(tmp_path / f"{side}.gpkg")
+        truth = ParcelTruth(str(tmp_path / f"{side}.gpkg"), CLASSES, fields={"coverage": "sparse"})
+        with open_map(path, CLASSES) as opened:
+            tracemalloc.start()
+            score = count(opened, truth)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert score.evaluation.confusion[1, 1] == side * side
+    assert peaks[1] < 2 * peaks[0]  # sixteen times as many pixels
 
 
 def test_sparse_parcels_have_no_background(tmp_path, capsys):
