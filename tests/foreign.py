@@ -34,9 +34,9 @@ def composed(repo, name):
         return compose("prepare", [f"importer={name}"]).importer
 
 
-def run_importer(repo, name, **changes):
-    """What ``python prepare.py importer=<name> importer.<key>=<value> …`` does; ``__`` in a key stands for a dot."""
-    cfg = composed(repo, name).copy()
+def run_importer(repo, importer, /, **changes):
+    """What ``python prepare.py importer=… importer.<key>=<value> …`` does; ``__`` in a key stands for a dot."""
+    cfg = composed(repo, importer).copy()
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
     try:

@@ -260,8 +260,10 @@ def _image(path: Path, meaning: Values, bands: Sequence[str]) -> tuple[npt.NDArr
     empty = np.isin(stored, [value for value in meaning.nodata if not np.isnan(value)])
     if any(np.isnan(value) for value in meaning.nodata):
         empty |= np.isnan(stored)
-    check_finite(np.where(empty, 0.0, stored), path)
-    values = np.where(empty, 0.0, stored) * meaning.scale + meaning.offset
+    known = np.where(empty, 0.0, stored)
+    for band, pixels in zip(bands, known, strict=True):
+        check_finite(pixels, path, f", band {band},")
+    values = known * meaning.scale + meaning.offset
     if not empty.all() and not 20 <= (middle := float(np.median(values[~empty]))) <= 30_000:
         raise InputError(
             f"{path} does not look like reflectance x 10000; median",

@@ -159,6 +159,8 @@ def label_table(labels: Mapping[Any, Any], classes: Taxonomy, whose: str) -> dic
     Raises:
         ConfigError: A value is no integer, or what it maps to is neither a class nor 255.
     """
+    if not isinstance(labels, Mapping) or not labels:
+        raise ConfigError(f"{whose} must map values to classes", labels, f"map each value to {TARGETS}")
     found: dict[int, int] = {}
     for value, target in labels.items():
         try:
@@ -173,8 +175,6 @@ def label_table(labels: Mapping[Any, Any], classes: Taxonomy, whose: str) -> dic
             found[key] = IGNORE
         else:
             raise ConfigError(f"{whose}: what label {key} becomes", target, f"give {TARGETS}")
-    if not found:
-        raise ConfigError(f"{whose}: no label is mapped", None, f"map each value to {TARGETS}")
     return found
 
 
