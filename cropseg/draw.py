@@ -7,6 +7,7 @@ then those are picked whose rank among the pixels of their stratum was drawn.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,7 @@ def _write(where: Path, opened: CropMapFile, drawn: Drawn, design: Design) -> No
         "strategy": design.strategy,
         "seed": str(design.seed),
     }
+    logging.getLogger("pyogrio").setLevel(logging.WARNING)  # it tells how many records it wrote
     with storage.atomic_path(where) as temporary:
         pyogrio.write_dataframe(frame, temporary, layer="points", driver="GPKG", layer_metadata=about)
         pyogrio.write_dataframe(classes, temporary, layer=DESIGN, driver="GPKG")

@@ -212,6 +212,9 @@ def _show(score: MapScore, truth: Truth) -> None:
     )
     for title, rule in MEANS.values():
         say(f"{title}: {rule}")
+    of_a_class = int((score.legend.truth(np.asarray(truth.labels)) != IGNORE).sum())
+    here = int(score.parcels.sum()) + score.undecided
+    say(f"parcels of a class on the map: {here:,} of the {of_a_class:,} in {truth.path.name}")
     say(
         f"left out: {evaluation.without_label:,} pixels of unknown truth, {evaluation.without_data:,} labelled pixels "
         f"and {score.undecided:,} parcels where the map says nothing"

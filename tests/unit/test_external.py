@@ -4,6 +4,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
 from factory import make_dataset, spectra
 from fakes import Nearest, make_run, spec_for
 from omegaconf import OmegaConf
@@ -11,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.evaluate import EvaluationSet, evaluate, evaluate_runs
+from cropseg.export import export_run
 from cropseg.external import Checked, OnnxPredictor, open_models
+from cropseg.learners.network import NeuralPredictor, build_net
 from cropseg.runs import open_run
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
@@ -203,3 +206,23 @@ def test_runs_files_and_targets_stand_in_one_list(dataset, tmp_path):
     (moved,) = open_models(str(folder), tmp_path, tmp_path / "out")
     assert moved.results == tmp_path / "out"
     assert open_run(folder).results_in is None
+
+
+@pytest.mark.slow
+def test_an_exported_network_scores_as_its_run(tmp_path):
+    torch.manual_seed(0)
+    data = make_dataset(tmp_path / "data", n=10, size=32, nodata=True)
+    recipe = {"_target_": "cropseg.models.unet4gn.UNet4LevelsGN", "base": 4, "groups": 2}
+    settings = {"loader": "cropseg.learners.network.load", "model": {"net": recipe, "nodata": "fill"}}
+    net = build_net(recipe, data.spec.bands, len(data.spec.taxonomy)).eval()
+    NeuralPredictor(net, spec_for(data, **settings), np.eye(11, dtype=np.int64), 0).save(tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    export_run(run, format="onnx")
+    (file,) = open_models(str(tmp_path / "run" / "export" / "model.onnx"), tmp_path)
+    here = chosen(data)
+    mine, theirs = evaluate(run.predictor, here), evaluate(file.predictor, here)
+    assert np.abs(mine.confusion - theirs.confusion).sum() <= 0.002 * mine.confusion.sum()
+    assert file.spec.split == run.spec.split
+    # The file carries the digest of its dataset, so its own training patches are refused.
+    with pytest.raises(MismatchError, match="that the model was trained on"):
+        evaluate(file.predictor, chosen(data, part="train"))
