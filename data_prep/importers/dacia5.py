@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from cropseg.core import taxonomy
 from cropseg.core.bands import NODATA, PAPER_BANDS, SATURATED, check_bands
@@ -33,7 +34,7 @@ from cropseg.core.progress import say, track, warn
 from cropseg.core.scene import Grid, UInt8Array
 from cropseg.core.tiling import Window, sliding
 from data_prep.importers.radiometry import Decision, RadiometryRule, audit_columns, look, settle
-from data_prep.importers.rasters import read_mask, read_raster, shape_of
+from data_prep.importers.rasters import check_finite, read_mask, read_raster, shape_of
 from data_prep.importers.samples import (
     Sample,
     UInt32Array,
@@ -246,7 +247,7 @@ def _radiometry(
 ) -> tuple[dict[Path, Decision], list[dict[str, Any]]]:
     evidence = []
     for scene in track(taken, "band order and offset"):
-        values = read_raster(scene.path).values
+        values, _ = _read(scene.path)
         evidence.append(look(values, ((values != NODATA) & (values != SATURATED)).all(axis=0), rule))
     settled = settle(evidence, [f"Sentinel2_{scene.day.year}" for scene in taken], rule)
     decisions = {scene.path: decision for scene, decision in zip(taken, settled, strict=True)}
@@ -270,22 +271,18 @@ def _radiometry(
 
 
 def _write(scene: Scene, year: Year, decision: Decision, rule: RadiometryRule, every: Writer, once: Writer) -> None:
-    raster = read_raster(scene.path)
-    if raster.grid is None:
-        raise InputError(f"{scene.path} does not say where it lies", None, "get the file again")
-    if raster.values.dtype != np.uint16:
-        raise InputError(f"{scene.path} must hold uint16, not", str(raster.values.dtype), "get the file again")
+    raw, grid = _read(scene.path)
     order = list(rule.orders[decision.order])
-    values = raster.values[[order.index(band) for band in every.spec.bands]]
+    values = raw[[order.index(band) for band in every.spec.bands]]
     valid = (values != NODATA) & (values != SATURATED)
     offset = rule.value if decision.offset == "present" else 0
-    owner = _owners(raster.grid, scene.kept)
+    owner = _owners(grid, scene.kept)
     for number, window in enumerate(scene.kept):
         rows, cols = window.slices
         image, clamped = to_image(values[:, rows, cols].astype(np.int64) - offset, valid[:, rows, cols])
         sample = Sample(
             f"dacia5_{scene.day.year}", "RO", "brasov", scene.path.stem, f"{window.row}_{window.col}",
-            midnight(scene.day), "unknown", raster.grid.window(window), image, year.mask[rows, cols],
+            midnight(scene.day), "unknown", grid.window(window), image, year.mask[rows, cols],
             year.parcels[rows, cols], clamped,
         )  # fmt: skip
         row = every.add(sample)
@@ -296,6 +293,17 @@ def _write(scene: Scene, year: Year, decision: Decision, rule: RadiometryRule, e
             parcels=np.where(mine, year.parcels[rows, cols], np.uint32(0)),
         )
         once.add(single, f"../{every.root.name}/{row['image']}")
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.integer], Grid]:
+    """Digital numbers and grid of a scene."""
+    raster = read_raster(path)
+    check_finite(raster.values, path)
+    if raster.values.dtype.kind not in "iu":
+        raise InputError(f"{path} must hold whole numbers, not", str(raster.values.dtype), "get the file again")
+    if raster.grid is None:
+        raise InputError(f"{path} does not say where it lies", None, "get the file again")
+    return raster.values, raster.grid
 
 
 def _owners(grid: Grid, windows: Sequence[Window]) -> UInt32Array:

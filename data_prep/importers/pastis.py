@@ -154,8 +154,11 @@ def import_pastis(
         "labels": {str(code): int(label) for code, label in label_ids.items()},
     }  # fmt: skip
     provenance: dict[str, Any] = {"source": "PASTIS, Zenodo 5012942", "rules": rules, "audit": "audit.csv"}
+    support = np.zeros(len(classes), np.int64)
+    for crop, pixels in (paper.get("support") or {}).items():
+        support[classes.id_of(crop)] = pixels
     provenance["date_rules"] = rule_table(looks, limits, primary)
-    provenance["other_ways"] = way_table(looks, counts, limits, paper.get("samples"))
+    provenance["other_ways"] = way_table(looks, counts, limits, paper.get("samples"), support)
     writer = Writer(Path(out) / name, DatasetSpec(name, bands, classes, RESOLUTION, size, False, "all", provenance))
     told: dict[int, dict[str, Any]] = {}
     for (number, pick), seen, decision in zip(taken, evidence, settled, strict=True):

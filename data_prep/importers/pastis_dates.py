@@ -137,27 +137,32 @@ def rule_table(patches: Sequence[Sequence[Look]], limits: DateLimits, primary: s
 
 
 def way_table(
-    patches: Sequence[Sequence[Look]], counts: Sequence[npt.NDArray[np.int64]], limits: DateLimits, paper: int | None
+    patches: Sequence[Sequence[Look]],
+    counts: Sequence[npt.NDArray[np.int64]],
+    limits: DateLimits,
+    paper: int | None,
+    support: npt.NDArray[np.int64] | None,
 ) -> list[dict[str, Any]]:
-    """Samples and crop pixels by other ways to choose patches and dates, from labels and cloud alone.
+    """Samples and label support by other ways to choose patches and dates, from labels and cloud alone.
 
     Args:
         patches: Dates of the season, by patch.
         counts: Pixels per class, by patch.
         limits: The limits.
         paper: The paper's number of samples.
+        support: The paper's pixels per class; of the crops, the distances to it are added up.
     """
     rows = []
     for dates in ("one", "every"):
         for limited in (True, False):
             for least in (0, 1, 1000):
-                samples, pixels = 0, 0
+                samples, pixels = 0, np.zeros_like(counts[0])
                 for looks, count in zip(patches, counts, strict=True):
                     allowed = sum(not limited or limits.allow(seen) for seen in looks)
                     crop = int(count[1:].sum())
                     times = min(1, allowed) if dates == "one" else allowed
                     samples += times * (crop >= least)
-                    pixels += times * crop * (crop >= least)
+                    pixels = pixels + times * count * (crop >= least)
                 verdict = "agree" if samples == paper else "differ"
                 rows.append(
                     {
@@ -165,7 +170,8 @@ def way_table(
                         "cloud_limits": limited,
                         "least_crop_pixels": least,
                         "samples": samples,
-                        "crop_pixels": pixels,
+                        "crop_pixels": int(pixels[1:].sum()),
+                        "support_off_by": None if support is None else int(np.abs(pixels - support)[1:].sum()),
                         "against_paper": verdict if paper is not None else "",
                     }
                 )

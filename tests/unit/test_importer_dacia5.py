@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5
+from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5, write_tiff
 from PIL import Image
 from scipy.io import savemat
 
@@ -242,6 +242,22 @@ def test_a_missing_or_broken_file_is_named(made, repo, tmp_path, what, word):
     with pytest.raises(InputError, match=word):
         small(repo, source, tmp_path / "out")
     assert not (tmp_path / "out/dacia5/manifest.parquet").exists()
+
+
+def test_numbers_that_are_none_and_scenes_without_a_place_are_refused(made, repo, tmp_path):
+    path = tmp_path / "in/Dataset/Images_Sentinel2_GeoTIFF/Sentinel2_2020/Sentinel2_L2A_20200601.tif"
+    write_dacia5(tmp_path / "in", {"20200601": made[1]["20200601"]}, made[2])
+    values = made[1]["20200601"].astype(np.float32)
+    write_tiff(path, values)
+    with pytest.raises(InputError, match=r"20200601.tif must hold whole numbers"):
+        small(repo, tmp_path / "in", tmp_path / "out")
+    values[1, 2, 3] = np.nan
+    write_tiff(path, values)
+    with pytest.raises(InputError, match=r"20200601.tif holds NaN or infinity, first at: \(1, 2, 3\)"):
+        small(repo, tmp_path / "in", tmp_path / "out")
+    write_tiff(path, made[1]["20200601"].astype(np.uint16), crs=None)
+    with pytest.raises(InputError, match=r"20200601.tif does not say where it lies"):
+        small(repo, tmp_path / "in", tmp_path / "out")
 
 
 def test_another_number_of_bands_and_a_scene_too_small_are_refused(made, repo, tmp_path):

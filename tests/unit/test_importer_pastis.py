@@ -129,9 +129,10 @@ def test_other_ways_to_1955_are_counted_from_labels_and_cloud_alone(imported):
     assert rows["one", False, 0]["against_paper"] == "differ"
     counts = [np.array([50, 900, 200]), np.array([10, 0, 0])]
     day = Look(0, date(2019, 5, 1), 0.0, 0.0, 0.5)
-    few = way_table([[day], [day]], counts, DateLimits(), 1)
+    few = way_table([[day], [day]], counts, DateLimits(), 1, np.array([0, 900, 100]))
     assert [row["samples"] for row in few[:3]] == [2, 1, 1]
     assert few[2]["against_paper"] == "agree"
+    assert [row["support_off_by"] for row in few[:3]] == [100, 100, 100]
 
 
 def test_another_rule_makes_a_set_of_its_own(made, imported, repo, tmp_path):
