@@ -283,7 +283,14 @@ def report_areas(sample: str | Path | None, out: str | Path | None = None) -> Ar
     where = Path(out) if out else path.with_suffix(".area.json")
     storage.write_json(where, {"sample": path.name, "sample_sha256": storage.sha256(path), **found.to_dict()})
     rows = [
-        (name, n, _plain(found.users[i]), _plain(found.producers[i]), _hectares(found.area_ha[i]), f"{mapped:,.1f}")
+        (
+            name,
+            n,
+            _plain(found.users[i]),
+            _plain(found.producers[i]),
+            _hectares(found.area_ha[i]) if n else "none found",
+            f"{mapped:,.1f}",
+        )
         for i, (name, n, mapped) in enumerate(
             zip(found.classes, found.counts.sum(axis=0).tolist(), found.mapped_ha, strict=True)
         )
@@ -302,13 +309,15 @@ def report_areas(sample: str | Path | None, out: str | Path | None = None) -> Ar
     )
     drawn = f"{found.points} points" + (f" in {found.clusters} clusters" if found.clusters else "")
     say(f"overall accuracy {_plain(found.overall)} of the mapped area, from {drawn}")
+    if any(one is not None and one.se == 0 for one in (*found.users, *found.producers)):
+        say("± 0.000 says that no point disagreed, not that none would: draw more points of that class")
     say("areas are estimated from the points' true classes (Olofsson et al. 2014); counted pixels carry the map's bias")
     say(f"stored: {where}")
     return found
 
 
 _WHY: Final = (
-    "accuracy and areas of a map can only be estimated from points drawn at random with known probability over the "
+    "Accuracy and areas of a map can only be estimated from points drawn at random with known probability over the "
     "mapped area; draw them with python sample.py map=<GeoTIFF>"
 )
 

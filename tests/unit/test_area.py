@@ -162,3 +162,64 @@ def test_convenience_sets_are_refused_with_the_reason(tmp_path):
             read_sample(path)
     with pytest.raises(InputError, match="no such file"):
         read_sample(tmp_path / "gone.gpkg")
+
+
+def test_a_class_that_no_point_has_is_not_said_to_be_absent(tmp_path, capsys):
+    path = points(tmp_path, lambda f: f.assign(reference=f["reference"].replace("b", "a")))
+    report_areas(path)
+    out = capsys.readouterr().out
+    assert "none found" in out
+    assert "not that none would" in out
+    with pytest.raises(ConfigError, match="sample is not set"):
+        report_areas(None)
+
+
+def by_the_equations(counts, pixels):
+    """Equations 5, 6, 7 and 10 of the paper as they are printed: standard errors from the error matrix."""
+    n_i, w = counts.sum(axis=1), pixels / pixels.sum()
+    p = counts / n_i[:, None]
+    users = np.diagonal(p)
+    overall = np.sqrt((w**2 * users * (1 - users) / (n_i - 1)).sum())
+    true = (pixels[:, None] * p).sum(axis=0)
+    share = pixels * users / true
+    producers = []
+    for j in range(len(counts)):
+        other = np.arange(len(counts)) != j
+        own = pixels[j] ** 2 * (1 - share[j]) ** 2 * users[j] * (1 - users[j]) / (n_i[j] - 1)
+        rest = share[j] ** 2 * (pixels**2 * p[:, j] * (1 - p[:, j]) / (n_i - 1))[other].sum()
+        producers.append(np.sqrt(own + rest) / true[j])
+    areas = np.sqrt((w[:, None] ** 2 * p * (1 - p) / (n_i - 1)[:, None]).sum(axis=0))
+    return overall, np.sqrt(users * (1 - users) / (n_i - 1)), producers, areas
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 40), min_size=4, max_size=4), min_size=4, max_size=4),
+    st.lists(st.integers(10**3, 10**8), min_size=4, max_size=4),
+)
+def test_ratios_are_the_paper_s_equations(counts, pixels):
+    counts, pixels = np.array(counts), np.array(pixels, dtype=np.float64)
+    found = estimate(sample_of(counts, pixels))
+    overall, users, producers, areas = by_the_equations(counts, pixels)
+    assert found.overall.se == pytest.approx(overall)
+    assert [one.se for one in found.users] == pytest.approx(users.tolist())
+    assert [one.se for one in found.producers] == pytest.approx(producers)
+    assert [one.se for one in found.area_ha] == pytest.approx((areas * pixels.sum() * 0.09).tolist())
+
+
+def test_strata_need_not_be_the_classes():
+    random = np.random.default_rng(8)
+    region = np.repeat([0, 1, 2], [30_000, 20_000, 10_000])
+    truth = (random.random(60_000) < np.array([0.1, 0.5, 0.8])[region]).astype(np.int64)
+    mapped = np.where(random.random(60_000) < 0.15, 1 - truth, truth)
+    goal = truth.sum() / 100, ((mapped == 1) & (truth == 1)).sum() / truth.sum()
+    areas, shares = [], []
+    for _ in range(300):
+        taken = np.concatenate([random.choice(np.flatnonzero(region == i), 60, replace=False) for i in range(3)])
+        stratum = region[taken]
+        inclusion = 60 / np.array([30_000, 20_000, 10_000])[stratum]
+        found = estimate(Sample(("no", "yes"), stratum, mapped[taken], truth[taken], inclusion, 0.01))
+        areas.append((found.area_ha[1].value, found.area_ha[1].se))
+        shares.append((found.producers[1].value, found.producers[1].se))
+    for values, target in zip((np.array(areas), np.array(shares)), goal, strict=True):
+        assert values[:, 0].mean() == pytest.approx(target, rel=0.02)
+        assert values[:, 1].mean() == pytest.approx(values[:, 0].std(), rel=0.15)
