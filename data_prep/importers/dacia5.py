@@ -52,6 +52,7 @@ from data_prep.importers.worldcereal_parts import find_parcels
 
 IMAGES: Final = "Images_Sentinel2_GeoTIFF"
 MASKS: Final = "Masks_and_legend"
+RESOLUTION: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def import_dacia5(
         "masks": {str(year): labelled.path.name for year, labelled in years.items()},
         "choices": _tally(decisions.values()),
     }  # fmt: skip
-    spec = DatasetSpec(name, bands, classes, 10.0, size, False, "crop", provenance)
+    spec = DatasetSpec(name, bands, classes, RESOLUTION, size, False, "crop", provenance)
     every, once = Writer(out / name, spec), Writer(out / f"{name}_once", replace(spec, name=f"{name}_once"))
     for scene in track(taken, "windows of DACIA5"):
         _write(scene, years[scene.day.year], decisions[scene.path], rule, every, once)
@@ -207,11 +208,14 @@ def _years(root: Path, years: Sequence[int], table: Mapping[int, int]) -> dict[i
     for year in years:
         folder = root / MASKS / f"Sentinel2_{year}"
         files = [folder / f"Labels_mask_{year}{suffix}" for suffix in (".png", ".mat")]
-        path = next((file for file in files if file.is_file()), None)
-        if path is None:
+        there = [file for file in files if file.is_file()]
+        if not there:
             remedy = "the year has images: get its mask too"
             raise InputError(f"{folder} holds no Labels_mask_{year}.png or .mat", None, remedy)
+        path = there[0]
         codes = read_mask(path)
+        if len(there) > 1:
+            _compare(path, codes, there[1])
         if unknown := sorted(set(np.unique(codes).tolist()) - set(table)):
             remedy = "look it up in the legend and name it in importer.labels (a class, or 255)"
             raise InputError(f"{path} holds codes that importer.labels does not name", unknown, remedy)
@@ -220,6 +224,15 @@ def _years(root: Path, years: Sequence[int], table: Mapping[int, int]) -> dict[i
         numbered += len(parcels)
         found[year] = Year(path, apply_labels(codes, table), raster)
     return found
+
+
+def _compare(path: Path, codes: npt.NDArray[np.int64], other: Path) -> None:
+    """Say so if a year's two masks differ."""
+    try:
+        if not np.array_equal(codes, read_mask(other)):
+            warn(f"{path} is used; {other.name} beside it holds other labels")
+    except InputError as error:
+        warn(f"{path} is used; {error}")
 
 
 def _scene(path: Path, day: date, year: Year, rule: RadiometryRule, size: int, stride: int, min_crop: int) -> Scene:
@@ -245,9 +258,10 @@ def _scene(path: Path, day: date, year: Year, rule: RadiometryRule, size: int, s
 def _radiometry(
     scenes: Sequence[Scene], taken: Sequence[Scene], years: Mapping[int, Year], rule: RadiometryRule
 ) -> tuple[dict[Path, Decision], list[dict[str, Any]]]:
-    evidence = []
+    evidence, grids = [], set()
     for scene in track(taken, "band order and offset"):
-        values, _ = _read(scene.path)
+        values, grid = _read(scene.path)
+        grids.add(grid)
         evidence.append(look(values, ((values != NODATA) & (values != SATURATED)).all(axis=0), rule))
     settled = settle(evidence, [f"Sentinel2_{scene.day.year}" for scene in taken], rule)
     decisions = {scene.path: decision for scene, decision in zip(taken, settled, strict=True)}
@@ -262,6 +276,8 @@ def _radiometry(
         row = {"scene": scene.path.name, "day": scene.day.isoformat(), "use": used}
         row |= {"windows": str(scene.windows), "kept": str(len(scene.kept)), "mask": years[scene.day.year].path.name}
         audit.append({**row, **told.get(scene.path, blank)})
+    if len(grids) > 1:
+        warn(f"the scenes lie on {len(grids)} grids, while a year has one mask: it may be shifted on some of them")
     wrong = [decision for decision in settled if decision.order != rule.expected]
     if wrong:
         warn(f"{len(wrong)} of {len(taken)} scenes are read in another band order than {rule.expected}: see audit.csv")
@@ -303,6 +319,8 @@ def _read(path: Path) -> tuple[npt.NDArray[np.integer], Grid]:
         raise InputError(f"{path} must hold whole numbers, not", str(raster.values.dtype), "get the file again")
     if raster.grid is None:
         raise InputError(f"{path} does not say where it lies", None, "get the file again")
+    if raster.grid.resolution != RESOLUTION:
+        raise InputError(f"{path} must have pixels of 10 m, not", raster.grid.resolution, "get the file again")
     return raster.values, raster.grid
 
 

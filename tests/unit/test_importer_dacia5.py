@@ -5,12 +5,17 @@ import csv
 import numpy as np
 import pytest
 from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5, write_tiff
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
+from cropseg.core.scene import Grid
+from cropseg.core.tiling import sliding
+from data_prep.importers.dacia5 import _owners
 
 SIZE = 32
 
@@ -193,6 +198,35 @@ def test_a_mat_mask_gives_what_the_png_gives(made, imported, repo, tmp_path):
     assert first.drop_columns("scl_invalid_fraction").equals(second.drop_columns("scl_invalid_fraction"))  # NaN
 
 
+def test_two_masks_of_a_year_that_differ_and_scenes_on_two_grids_are_told(made, repo, tmp_path, capsys):
+    source = write_dacia5(tmp_path / "in", made[1], made[2])
+    for year, mask in ((2020, made[2][2020]), (2022, made[2][2022].T)):
+        path = source / f"Dataset/Masks_and_legend/Sentinel2_{year}/Labels_mask_{year}.mat"
+        savemat(path, {"mask": mask.astype(np.uint8)})
+    name = "Images_Sentinel2_GeoTIFF/Sentinel2_2022/Sentinel2_L2A_20220701.tif"
+    write_tiff(source / "Dataset" / name, made[1]["20220701"].astype(np.uint16), left=500_010.0)
+    small(repo, source, tmp_path / "out")
+    told = capsys.readouterr().err
+    assert "Labels_mask_2022.mat beside it holds other labels" in told
+    assert "Labels_mask_2020.mat" not in told
+    assert "scenes lie on 2 grids" in told
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(6, 20), width=st.integers(6, 20), stride=st.integers(2, 6), drop=st.integers(0, 7))
+def test_a_pixel_is_owned_by_the_window_in_which_it_lies_deepest(height, width, stride, drop):
+    windows = list(sliding(height, width, 6, stride, border_aligned=True))
+    windows = [window for number, window in enumerate(windows) if number != drop]
+    owner = _owners(Grid("EPSG:32635", (10, 0, 0, 0, -10, 0), height, width), windows)
+    for row in range(height):
+        for col in range(width):
+            depths = [
+                min(row - w.row + 1, col - w.col + 1, w.row + w.height - row, w.col + w.width - col) for w in windows
+            ]
+            best = max(depths, default=0)
+            assert owner[row, col] == (depths.index(best) if best > 0 else len(windows))
+
+
 def spoil(source, what):
     image = source / "Dataset/Images_Sentinel2_GeoTIFF/Sentinel2_2020/Sentinel2_L2A_20200601.tif"
     mask = source / "Dataset/Masks_and_legend/Sentinel2_2020/Labels_mask_2020.png"
@@ -254,6 +288,9 @@ def test_numbers_that_are_none_and_scenes_without_a_place_are_refused(made, repo
     values[1, 2, 3] = np.nan
     write_tiff(path, values)
     with pytest.raises(InputError, match=r"20200601.tif holds NaN or infinity, first at: \(1, 2, 3\)"):
+        small(repo, tmp_path / "in", tmp_path / "out")
+    write_tiff(path, made[1]["20200601"].astype(np.uint16), resolution=20.0)
+    with pytest.raises(InputError, match=r"20200601.tif must have pixels of 10 m, not: 20.0"):
         small(repo, tmp_path / "in", tmp_path / "out")
     write_tiff(path, made[1]["20200601"].astype(np.uint16), crs=None)
     with pytest.raises(InputError, match=r"20200601.tif does not say where it lies"):
