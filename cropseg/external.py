@@ -23,7 +23,7 @@ from cropseg.predictor import ModelSpec, Predictor
 from cropseg.runs import Run, open_runs
 from cropseg.scores import Evaluation
 
-LOADER: Final = "cropseg.external.load_onnx"
+LOADER: Final = "cropseg.external.load"
 NEEDED: Final = ("bands", "classes", "resolution", "training_window")
 """What the metadata of an ONNX file must tell; docs/export.md says how each is written."""
 
@@ -243,7 +243,7 @@ def open_onnx(path: Path) -> Run:
     return Run(path, spec, OmegaConf.create(), results_in=results, evaluations=_stored(results))
 
 
-def load_onnx(path: Path, spec: ModelSpec) -> Predictor:
+def load(path: Path, spec: ModelSpec) -> Predictor:
     """The loader of ONNX files that tell what they take; ``spec`` is theirs."""
     return OnnxPredictor(path)
 
