@@ -42,6 +42,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
         def job(cfg: DictConfig) -> Any:
             # Hydra adds a line of its own to what a job raises. In a sweep it names the job, so it may.
             if HydraConfig.get().mode == RunMode.MULTIRUN:
+                refuse_latest(cfg)
                 stand_alone(cfg)
                 return task(cfg)
             with one_line_errors():
@@ -58,6 +59,17 @@ def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
         return run
 
     return decorate
+
+
+def refuse_latest(cfg: DictConfig) -> None:
+    """Refuse a job of a sweep that would start from the weights of the job before it.
+
+    Raises:
+        ConfigError: ``init_from`` is ``latest``.
+    """
+    if cfg.get("init_from") == "latest":
+        remedy = "give the run's folder: after the first job of a sweep, latest is that job"
+        raise ConfigError("init_from in a sweep", "latest", remedy)
 
 
 def stand_alone(cfg: DictConfig) -> None:

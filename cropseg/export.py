@@ -121,7 +121,8 @@ def export_run(run: Run, out: str | Path | None = None, format: str = "both") ->
     """
     if format not in FORMATS:
         raise ConfigError("format of export", format, f"choose from {', '.join(FORMATS)}")
-    if run.spec.loader != "cropseg.learners.network.load" or not isinstance(run.predictor, NeuralPredictor):
+    # The name first: a forest takes a gigabyte to load.
+    if run.loader != "cropseg.learners.network.load" or not isinstance(run.predictor, NeuralPredictor):
         remedy = (
             "use forest.skops with predict.py, or skops.io.load: ONNX Runtime takes five times as long for a forest"
         )
@@ -154,9 +155,11 @@ def export_run(run: Run, out: str | Path | None = None, format: str = "both") ->
 
 def metadata(spec: ModelSpec, dynamic: Sequence[str], window: int, check: Check) -> dict[str, Any]:
     """What stands in the file beside the weights: all that a caller must know of input and output."""
+    offset = "left in, as in the training data" if spec.reading.get("boa_offset") == "ignore" else "removed"
     return {
-        "input": "float32 (batch, bands, height, width): surface reflectance × 10000 with the BOA offset removed; "
+        "input": f"float32 (batch, bands, height, width): surface reflectance × 10000 with the BOA offset {offset}; "
         "0 in any band = no data",
+        "reading": dict(spec.reading),
         "normalisation": "inside: pixels without data are treated by the rule under nodata, then divided by 10000",
         "nodata": spec.model["nodata"],
         "output": "float32 (batch, classes, height, width): logits; their largest is the class",

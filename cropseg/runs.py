@@ -93,6 +93,11 @@ class Run:
         there = [one for one in known if (one / "manifest.parquet").is_file()]
         return next(iter([*there, *known]), None)
 
+    @property
+    def loader(self) -> str:
+        """Dotted name of the function that loads it, where that is now."""
+        return MOVED.get(self.spec.loader, self.spec.loader)
+
     @cached_property
     def predictor(self) -> Predictor:
         """The trained model, loaded on first use.
@@ -100,7 +105,7 @@ class Run:
         Raises:
             InputError: ``spec.json`` names no loader of cropseg, or the weights are missing or broken.
         """
-        return _loader(self.spec.loader, self.path)(self.path, self.spec)
+        return _loader(self.loader, self.path)(self.path, self.spec)
 
     def release(self) -> None:
         """Let go of the loaded model; the next use loads it again. A forest takes a gigabyte."""
@@ -276,10 +281,11 @@ def _loader(name: str, path: Path) -> Callable[[Path, ModelSpec], Predictor]:
     if not name.startswith("cropseg."):
         raise InputError("the run names a loader outside cropseg", name, remedy)
     try:
-        found = pkgutil.resolve_name(MOVED.get(name, name))
+        found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError("the run names a loader that does not exist", name, remedy) from error
-    # A dotted name can walk through an imported module: cropseg.runs.csv.reader is not ours.
-    if not callable(found) or not str(getattr(found, "__module__", "")).startswith("cropseg."):
-        raise InputError("the run names a loader outside cropseg", name, remedy)
+    # A dotted name can walk through an imported module: cropseg.runs.csv.reader is not ours. And what of
+    # ours is not a loader is not called on a stranger's word.
+    if getattr(found, "__name__", "") != "load" or not str(getattr(found, "__module__", "")).startswith("cropseg."):
+        raise InputError("the run names no loader of cropseg", name, remedy)
     return found  # type: ignore[no-any-return]

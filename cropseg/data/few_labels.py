@@ -5,9 +5,10 @@
   parcel go together, whatever window, tile or split they lie in, and the parcels of a smaller fraction are among those
   of a larger one.
 - Ground without a parcel is cut into squares of :data:`CELL` pixels on the map, each of which is drawn like a parcel,
-  from (seed, CRS, its row and column on the map). The share of background among the labels is then the same at every
-  fraction; kept whole, it would swamp few parcels, and dropped, it would hide forest and town from the model.
-- A patch that had labelled crop pixels and lost all of them is left out; one that had none stays.
+  from (seed, CRS, its row and column on the map). Background then stays in proportion to the crops; kept whole, it
+  would swamp few parcels, and dropped, it would hide forest and town from the model.
+- A patch that had labelled crop pixels and lost all of them is left out, with the background that it has left; one that
+  had none stays. So the share of background falls a little where few patches have a parcel left.
 - Validation and test are untouched.
 """
 
@@ -140,7 +141,7 @@ def with_few_labels(
     Returns:
         The dataset with fewer labels, and the rows that still have some. Its ``labels`` hold ``fraction``, ``seed``,
         ``parcels`` and ``all_parcels`` (labelled parcels kept, and in all: those with at least one pixel that is not
-        255), ``patches`` and ``all_patches``, and ``pixels`` (labelled pixels per class kept).
+        255), ``patches`` and ``all_patches``, and ``pixels`` (labelled pixels per class kept, of the patches kept).
 
     Raises:
         ConfigError: The fraction is out of range.
@@ -154,10 +155,15 @@ def with_few_labels(
     with ThreadPoolExecutor(READERS) as pool:
         found = list(track(pool.map(lambda row: _count(thinned, row), rows.tolist()), "counting labels", len(rows)))
     lost = np.array([one.before[1:].any() and not one.after[1:].any() for one in found], dtype=bool)
-    pixels = np.sum([one.after for one in found], axis=0)
-    subsets = [dataset.manifest["subset"][row].as_py() for row in rows.tolist()]
-    kept, known = (_distinct(zip(subsets, numbers, strict=True)) for numbers in _parcels_of(found))
     names = dataset.spec.taxonomy.names
+    before, after = (
+        np.array(counts, dtype=np.int64).reshape(-1, len(names))
+        for counts in ([one.before for one in found], [one.after for one in found])
+    )
+    pixels = after[~lost].sum(axis=0)
+    subsets = [dataset.manifest["subset"][row].as_py() for row in rows.tolist()]
+    known = _distinct((subset, one.parcels) for subset, one in zip(subsets, found, strict=True))
+    kept = _distinct((subset, one.kept) for subset, one, gone in zip(subsets, found, lost, strict=True) if not gone)
     if not len(found) or not pixels[1:].any():
         remedy = "use a larger fraction, or another seed"
         raise InputError(f"dataset.fraction={fraction} leaves no labelled crop pixel of {known} parcels", None, remedy)
@@ -174,11 +180,7 @@ def with_few_labels(
         f"labels of {kept} of {known} parcels of the training part are used, in {summary['patches']} of "
         f"{summary['all_patches']} patches (dataset.fraction={fraction}, seed {seed})"
     )
-    gone = [
-        name
-        for name, now, one in zip(names, pixels, np.sum([o.before for o in found], axis=0), strict=True)
-        if one and not now
-    ]
+    gone = [name for name, one, now in zip(names, before.sum(axis=0), pixels, strict=True) if one and not now]
     if gone:
         warn(f"no labelled pixel is left of: {', '.join(gone)}")
     result = FewLabels(
@@ -207,10 +209,6 @@ def _count(dataset: FewLabels, row: int) -> _Counted:
         parcels=np.setdiff1d(parcels[whole != IGNORE], [0]),
         kept=np.setdiff1d(parcels[mask != IGNORE], [0]),
     )
-
-
-def _parcels_of(found: list[_Counted]) -> tuple[list[npt.NDArray[np.uint32]], list[npt.NDArray[np.uint32]]]:
-    return [one.kept for one in found], [one.parcels for one in found]
 
 
 def _distinct(parcels: Iterable[tuple[str, npt.NDArray[np.uint32]]]) -> int:

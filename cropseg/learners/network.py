@@ -178,8 +178,9 @@ def build_net(
     classes_argument = "num_classes" if "num_classes" in takes else "classes"
     try:
         net: nn.Module = found(**options, **{"in_channels": channels, classes_argument: classes})
-    except TypeError as error:
-        raise ConfigError(f"{name} does not take these arguments", str(error), "see model.net in the config") from error
+    except (TypeError, ValueError, RuntimeError, LookupError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{name} does not take these arguments", reason, "see model.net in the config") from error
     if window is not None:
         _try(net, name, (1, channels, window, window), classes)
     return net

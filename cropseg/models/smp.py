@@ -90,7 +90,10 @@ class SmpNet(nn.Module):
             raise InputError(f"a network takes windows of at least {SMALLEST} × {SMALLEST}", tuple(x.shape), remedy)
         rows, columns = (-(-size // self.stride) * self.stride for size in (height, width))
         if self.training and len(x) == 1 and rows == columns == self.stride:
-            remedy = f"use batch_size=2 or more, or windows above {self.stride} pixels"
+            remedy = (
+                f"use windows above {self.stride} pixels, or a batch size that leaves no patch alone at the end of an "
+                "epoch (dataset.batch_size=2 or more)"
+            )
             raise InputError("batch normalisation cannot learn from one patch this small", tuple(x.shape), remedy)
         if torch.compiler.is_exporting():  # the same without a branch on the size, so that the size can stay open
             padded = functional.pad(x, (0, columns - width, 0, rows - height), mode="replicate")

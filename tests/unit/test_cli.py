@@ -95,6 +95,13 @@ def test_a_circular_chain_of_errors_ends():
     assert "No such file" in cli.explain(error)
 
 
+def test_a_job_of_a_sweep_does_not_start_from_the_one_before():
+    cli.refuse_latest(OmegaConf.create({"init_from": "outputs/runs/a"}))
+    cli.refuse_latest(OmegaConf.create({"seed": 1}))
+    with pytest.raises(ConfigError, match="run's folder"):
+        cli.refuse_latest(OmegaConf.create({"init_from": "latest"}))
+
+
 def test_an_error_of_a_loaders_process_is_one_line():
     text = "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\n"
     error = InputError(f"{text}cropseg.core.errors.InputError: patch file is missing: a.npy. run prepare.py again\n")

@@ -1,6 +1,7 @@
 """A network as a file for other programs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,11 @@ def test_metadata_says_what_a_caller_must_know(tmp_path):
     assert (about["simulated"], about["commit"], about["training_window"]) == (True, "abc", 32)
     assert about["fixed_window"] == 32
     assert metadata(run.spec, ("batch", "height", "width"), 32, same)["fixed_window"] is None
+    assert "offset removed" in about["input"]
+    literal = replace(run.spec, reading={"boa_offset": "ignore", "resampling": "nearest"})
+    about = metadata(literal, ("batch",), 32, same)
+    assert "offset left in" in about["input"]
+    assert about["reading"] == {"boa_offset": "ignore", "resampling": "nearest"}
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
@@ -133,7 +139,7 @@ def check_files(run, files, images, dynamic):
 
 @pytest.mark.slow
 def test_papers_network_runs_elsewhere_on_windows_of_any_size(tmp_path, capsys):
-    run = make_run(tmp_path, nodata="fill")
+    run = make_run(tmp_path, nodata="fill", loader="cropseg.learners.neural.load")  # as earlier versions name it
     files = export_run(run, format="both")
     assert [file.path.name for file in files] == ["model.onnx", "model.pt2"]
     assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["model.onnx", "model.pt2"]

@@ -84,6 +84,7 @@ def test_a_broken_spec_is_one_clear_error(tmp_path, content):
         "cropseg.nothing.load",
         "cropseg.runs.nothing",
         "cropseg.runs.NOT_OF_A_MODEL",
+        "cropseg.learners.folder.clear",
         "cropseg.",
         "",
     ],
@@ -94,9 +95,10 @@ def test_only_loaders_of_cropseg_are_called(tmp_path, loader):
         _ = run.predictor
 
 
-def test_runs_of_earlier_versions_find_their_loader():
+def test_runs_of_earlier_versions_find_their_loader(tmp_path):
     for name, now in MOVED.items():
-        assert _loader(name, Path("r")) is pkgutil.resolve_name(now)
+        assert open_run(make_run(tmp_path / name, spec_for(loader=name))).loader == now
+        assert _loader(now, Path("r")) is pkgutil.resolve_name(now)
 
 
 def test_latest_is_the_run_that_finished_last_sweeps_included(tmp_path):
