@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
@@ -35,7 +38,7 @@ class Raster:
 
 
 def read_raster(path: Path) -> Raster:
-    """Read all bands of a GeoTIFF or PNG.
+    """Read all bands of a GeoTIFF.
 
     Raises:
         InputError: It is missing, cut off or no raster, or lies askew.
@@ -74,7 +77,7 @@ def read_npy(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)  # type: ignore[no-any-return]
     except FileNotFoundError as error:
         raise InputError(f"no such file: {path}", None, _AGAIN) from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, OverflowError, TokenError) as error:  # the last: a broken header
         raise InputError(f"cannot read {path}", str(error), _AGAIN) from error
 
 
@@ -92,6 +95,8 @@ def read_mask(path: Path, key: str = "mask") -> npt.NDArray[np.int64]:
         values = read_npy(path)
     elif path.suffix == ".mat":
         values = _read_mat(path, key)
+    elif path.suffix.lower() == ".png":
+        values = _read_png(path)
     else:
         values = read_raster(path).values
     if values.ndim == 3 and values.shape[0] == 1:
@@ -114,6 +119,19 @@ def check_finite(values: npt.NDArray[Any], path: Path, what: str = "") -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         spot = tuple(int(index) for index in np.argwhere(~np.isfinite(values))[0])
         raise InputError(f"{path}{what} holds NaN or infinity, first at", spot, "name its no-data value, or mend it")
+
+
+def _read_png(path: Path) -> npt.NDArray[Any]:
+    """Palette numbers or grey values. Not by GDAL, which makes chance values of a file that is cut off."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()  # the checksums, after which a file has to be opened again
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.asarray(image)
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {path}", None, _AGAIN) from error
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read {path}", str(error), _AGAIN) from error
 
 
 def _read_mat(path: Path, key: str) -> npt.NDArray[Any]:

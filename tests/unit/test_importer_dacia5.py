@@ -240,6 +240,12 @@ def spoil(source, what):
         values = codes()
         values[0, 0] = 77
         Image.fromarray(values.astype(np.uint8)).save(mask)
+    elif what == "mask cut off":
+        mask.write_bytes(mask.read_bytes()[:-40])
+    elif what == "mask with a wrong byte":
+        content = bytearray(mask.read_bytes())
+        content[len(content) // 2] ^= 1
+        mask.write_bytes(content)
     elif what == "turned mask":
         Image.fromarray(codes().T.astype(np.uint8)).save(mask)
     elif what == "colour mask":
@@ -262,6 +268,8 @@ def spoil(source, what):
         ("no raster", "20200601.tif"),
         ("no mask", "Labels_mask_2020"),
         ("unknown code", r"Labels_mask_2020.png holds codes.*\[77\]"),
+        ("mask cut off", "Labels_mask_2020.png"),
+        ("mask with a wrong byte", "Labels_mask_2020.png"),
         ("turned mask", "axes swapped"),
         ("colour mask", "one band"),
         ("other name", "20200631"),
