@@ -70,11 +70,12 @@ class Sample:
         if not ((self.inclusion > 0) & (self.inclusion <= 1)).all():
             wrong = self.inclusion[~((self.inclusion > 0) & (self.inclusion <= 1))][0]
             raise InputError("inclusion probabilities lie above 0 and up to 1", float(wrong), "restore the sample")
-        counts = np.bincount(self.stratum)
-        if self.cluster is None and (counts == 1).any():
-            alone = self.classes[int(self.mapped[self.stratum == np.argmax(counts == 1)][0])]
+        # A stratum of a single pixel that was drawn is known, so that its point needs no second.
+        alone = (np.bincount(self.stratum)[self.stratum] == 1) & (self.inclusion < 1)
+        if self.cluster is None and alone.any():
             remedy = "draw at least two points in each: per_class=2 or more"
-            raise InputError("a stratum with a single point has no variance; it is mapped as", alone, remedy)
+            name = self.classes[int(self.mapped[alone][0])]
+            raise InputError("a stratum with a single point has no variance; it is mapped as", name, remedy)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def count(opened: CropMapFile, truth: Truth) -> MapScore:
         confusion=confusion,
         without_label=without_label,
         without_data=without_data,
-        note=f"a map against parcels, by pixel centre; legend {legend.name}",
+        note=f"a map against parcels, by pixel centre; legend {legend.name}; leakage cannot be told from the file",
     )
     matrix = metrics.confusion_matrix(own[decided], majority, classes)
     return MapScore(evaluation, matrix, int(labelled.sum() - decided.sum()), legend, opened.path)

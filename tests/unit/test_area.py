@@ -223,3 +223,10 @@ def test_strata_need_not_be_the_classes():
     for values, target in zip((np.array(areas), np.array(shares)), goal, strict=True):
         assert values[:, 0].mean() == pytest.approx(target, rel=0.02)
         assert values[:, 1].mean() == pytest.approx(values[:, 0].std(), rel=0.15)
+
+
+def test_a_stratum_of_one_pixel_is_known():
+    found = estimate(sample_of(np.array([[40, 10], [0, 1]]), np.array([10_000, 1])))
+    assert found.users[1] is not None
+    assert found.users[1].se == 0
+    assert found.area_ha[1].value == pytest.approx((10_000 / 5 + 1) * 0.09)
