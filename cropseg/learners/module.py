@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
+from cropseg.core.errors import TrainingError
 from cropseg.core.labels import IGNORE
 from cropseg.core.taxonomy import Taxonomy
 from cropseg.data.augment import apply_symmetry
@@ -42,7 +44,7 @@ class SegmentationModule(L.LightningModule):
         optimizer: Makes the optimiser of the parameters.
         scheduler: Makes the schedule of the optimiser, stepped after each epoch on ``val_loss``; None for none.
         protocol: Protocol of the dataset, for the scores.
-        nodata: What the network sees where there is no data; with ``fill`` such pixels are in no loss and no score.
+        nodata: What the network sees where there is no data; such pixels are in no score, with ``fill`` in no loss.
         seed: Of dropout, drawn anew from (seed, epoch, batch, process).
         channels_last: Whether images and kernels lie in memory with their channels last.
         compile: Whether the network goes through ``torch.compile``; the names of its weights stay.
@@ -93,7 +95,8 @@ class SegmentationModule(L.LightningModule):
         """Turn raw pixels into what the network sees, on its device: no-data rule, reflectance, symmetry.
 
         Returns:
-            ``x`` float32 (N, bands, H, W), ``target`` int64 (N, H, W), ``row`` int64 (N,).
+            ``x`` float32 (N, bands, H, W), ``target`` int64 (N, H, W), ``row`` int64 (N,); in validation also
+            ``valid``, bool (N, H, W), where there is data.
         """
         x, valid = model_input(batch["image"], self.nodata)
         target = batch["mask"].long()
@@ -103,7 +106,8 @@ class SegmentationModule(L.LightningModule):
             x, target = apply_symmetry(x, batch["symmetry"]), apply_symmetry(target, batch["symmetry"])
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        return {"x": x, "target": target, "row": batch["row"]}
+        found = {"x": x, "target": target, "row": batch["row"]}
+        return found if self.training else {**found, "valid": valid}
 
     def on_train_epoch_start(self) -> None:
         """Remember the rate: at the end of an epoch some schedules have already moved on, others have not."""
@@ -145,18 +149,29 @@ class SegmentationModule(L.LightningModule):
         logits = self(batch["x"])
         self._val_loss.update(self.loss.sums(logits, batch["target"]))
         labels = logits.argmax(dim=1)
-        self._confusion.update(labels, batch["target"])
-        self._jaccard.update(labels, batch["target"])
+        # Scores leave out pixels without data whatever the rule, as evaluate.py does.
+        truth = torch.where(batch["valid"], batch["target"], IGNORE)
+        self._confusion.update(labels, truth)
+        self._jaccard.update(labels, truth)
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss over the whole part and every score, all read off one confusion matrix.
 
         Processes meet here for the first time since the validation began, so their parts may differ in length.
+
+        Raises:
+            TrainingError: The loss is infinite or no number. Neither plateau nor checkpoints could make use of it.
         """
         self._val_loss.sums = joint.summed(self._val_loss.sums)
+        loss = self._val_loss.compute()
+        if not math.isfinite(loss):
+            remedy = (
+                "lower optimizer.lr, set trainer.gradient_clip_val=1, or train in trainer.precision=32-true"
+            )
+            raise TrainingError(f"the validation loss of epoch {self.current_epoch + 1} is", loss, remedy)
         self.validation = self._confusion.compute().cpu().numpy()
         found = scores(self.validation, self.protocol)
-        self.log("val_loss", self._val_loss.compute(), prog_bar=True)
+        self.log("val_loss", loss, prog_bar=True)
         self.log_dict({f"val_{name}": found[name] for name in SCORES})
         self.log("val_jaccard_torchmetrics", self._jaccard.compute())
         names = (name.replace(" ", "_") for name in self.taxonomy.names)

@@ -14,6 +14,7 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError, CropsegError, InputError
 from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.core.progress import say, track
+from cropseg.pictures import choose_patches
 from cropseg.report import figures, tables
 from cropseg.report.tables import Table
 from cropseg.runs import Run, label, seed_groups
@@ -151,22 +152,6 @@ def build_report(
     storage.write_bytes(out, page.encode())
     say(f"report: {out}")
     return out
-
-
-def choose_patches(dataset: Dataset, rows: Sequence[int], count: int) -> list[int]:
-    """Patches to show: those with most classes, no two of one place before every place had its turn.
-
-    The choice depends on labels alone, never on a prediction, so it flatters no model.
-    """
-    counts = np.array(dataset.manifest["counts"].to_pylist(), dtype=np.int64).reshape(len(dataset), -1)
-    rois = dataset.manifest["roi"].to_pylist()
-    ranked = sorted(rows, key=lambda row: (-int((counts[row] > 0).sum()), row))
-    turn: dict[str, int] = {}
-    order: list[tuple[int, int, int]] = []
-    for row in ranked:
-        turn[rois[row]] = turn.get(rois[row], 0) + 1
-        order.append((turn[rois[row]], len(order), row))
-    return [row for _, _, row in sorted(order)[:count]]
 
 
 def _template() -> jinja2.Template:
@@ -351,7 +336,7 @@ def _gallery(runs: Sequence[Run], name: str, count: int) -> Gallery:
         if dataset.digest != evaluation.manifest_digest:
             raise InputError("the dataset was prepared again since the evaluation", None, "evaluate again")
         rows = dataset.parts(evaluation.split)[evaluation.part]  # type: ignore[index]
-        chosen = choose_patches(dataset, [int(row) for row in rows], count)
+        chosen = choose_patches(dataset, rows.tolist(), count)
         return Gallery(name, tuple(_panel(dataset, row, shown, runs) for row in chosen))
     except CropsegError as error:
         return Gallery(name, reason=str(error))

@@ -29,7 +29,9 @@ from cropseg.data.datamodule import CropDataModule
 from cropseg.learners import finite, joint
 from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
 from cropseg.learners.module import SegmentationModule
+from cropseg.learners.network import NeuralPredictor
 from cropseg.metrics import confusion_matrix
+from cropseg.predictor import ModelSpec
 
 REPO = Path(__file__).resolve().parents[2]
 # NeuralLearner silences it: the module turns raw pixels into what its network sees.
@@ -108,14 +110,40 @@ def test_validation_is_exact_however_its_patches_are_batched(sizes, seed):
     with torch.inference_mode():
         whole = loss_of().double()
         expected = float(whole.value(whole.sums(module(x).double(), target)))
-        for part in zip(x.split(sizes), target.split(sizes), strict=True):
-            module.validation_step(dict(zip(("x", "target"), part, strict=True)), 0)
+        valid = torch.ones_like(target, dtype=torch.bool)
+        for part in zip(x.split(sizes), target.split(sizes), valid.split(sizes), strict=True):
+            module.validation_step(dict(zip(("x", "target", "valid"), part, strict=True)), 0)
         labels = module(x).argmax(1).numpy()
     assert module._val_loss.compute() == pytest.approx(expected, rel=1e-5)
     np.testing.assert_array_equal(
         module._confusion.compute().numpy(),
         confusion_matrix(target.numpy().astype(np.uint8), labels.astype(np.uint8), CLASSES),
     )
+
+
+@pytest.mark.parametrize("nodata", ["fill", "zero"])
+def test_scores_leave_out_pixels_without_data_and_the_papers_loss_does_not(dataset, tmp_path, nodata):
+    module = module_of(nodata=nodata)
+    data = CropDataModule(dataset.root, batch_size=2)
+    train(module, data, tmp_path)
+    predictor = NeuralPredictor(
+        module.net, ModelSpec.of(dataset, "location", loader="", model={"nodata": nodata}, versions={}), None, 0
+    )
+    labelled, total = 0, np.zeros((CLASSES, CLASSES), np.int64)
+    logits, targets = [], []
+    for row in data.parts["val"]:
+        image, truth = dataset.image(int(row)), dataset.mask(int(row)).copy()
+        empty = (image == 0).any(axis=0)
+        kept = np.where(empty, 255, truth).astype(np.uint8)
+        labelled += int((empty & (truth != 255)).sum())
+        total += confusion_matrix(kept, predictor.labels(image[None])[0], CLASSES)
+        with torch.no_grad():
+            logits.append(predictor._logits(image[None]))
+        targets.append(torch.from_numpy(kept if nodata == "fill" else truth)[None].long())
+    assert labelled  # or there is nothing to leave out
+    np.testing.assert_array_equal(module.validation, total)
+    expected = float(loss_of()(torch.cat(logits), torch.cat(targets)))
+    assert float(module.trainer.callback_metrics["val_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 # A loss that is no number -------------------------------------------------------------------------------------------
@@ -148,6 +176,20 @@ def test_a_loss_that_is_no_number_stops_and_names_its_patches(tmp_path, monkeypa
     assert (kept["rows"], kept["rows_before"]) == ([order[2]], [order[1]])
     assert kept["ids"] == [made.manifest["id"][order[2]].as_py()]
     assert not list((tmp_path / "run").glob("*.ckpt"))  # spoilt weights are not kept
+
+
+def test_a_validation_loss_that_is_no_number_stops_before_any_checkpoint(dataset, tmp_path):
+    class SpoilLast(Callback):
+        """Spoils the weights after the last step, whose own loss was a number."""
+
+        def on_validation_start(self, trainer, module):
+            with torch.no_grad():
+                next(module.net.parameters()).fill_(float("nan"))
+
+    callbacks = [SpoilLast(), ModelCheckpoint(tmp_path, "best", monitor="val_loss"), LastEpoch(tmp_path)]
+    with pytest.raises(TrainingError, match=r"the validation loss of epoch 1 is: nan\. lower optimizer\.lr"):
+        train(module_of(), CropDataModule(dataset.root, batch_size=2), tmp_path, callbacks=callbacks)
+    assert not list(tmp_path.glob("*.ckpt"))
 
 
 def test_one_look_reads_many_losses(tmp_path):

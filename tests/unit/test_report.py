@@ -10,8 +10,9 @@ from cropseg import metrics
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
+from cropseg.pictures import choose_patches
 from cropseg.report import figures, tables
-from cropseg.report.build import build_report, choose_patches
+from cropseg.report.build import build_report
 from cropseg.runs import label, open_run, open_runs
 from cropseg.scores import MEANS, SIMULATED_NOTE
 
