@@ -229,10 +229,14 @@ def read_sample(path: str | Path) -> Sample:
     path = Path(path)
     _refuse_convenience(path)
     try:
-        names = set(gpd.list_layers(path)["name"])
-        points = gpd.read_file(path, layer=next(iter(sorted(names - {DESIGN}))))
-        design = gpd.read_file(path, layer=DESIGN) if DESIGN in names else None
-    except (DataSourceError, StopIteration) as error:
+        layers = gpd.list_layers(path)
+        # QGIS keeps styles in a layer of their own, without geometry as the design.
+        placed = layers.loc[layers["geometry_type"].notna(), "name"].tolist()
+        if len(placed) != 1:
+            raise InputError(f"{path} must hold one layer of points, not", placed, "give what sample.py wrote")
+        points = gpd.read_file(path, layer=placed[0])
+        design = gpd.read_file(path, layer=DESIGN) if DESIGN in set(layers["name"]) else None
+    except DataSourceError as error:
         raise InputError(f"{path} is no file of points", str(error), "give what sample.py wrote") from error
     missing = sorted({"stratum", "map_class", "inclusion", "reference", "pixel_m2"} - set(points.columns))
     if "inclusion" in missing or "stratum" in missing:

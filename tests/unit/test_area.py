@@ -2,6 +2,8 @@ import json
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,6 +164,18 @@ def test_convenience_sets_are_refused_with_the_reason(tmp_path):
             read_sample(path)
     with pytest.raises(InputError, match="no such file"):
         read_sample(tmp_path / "gone.gpkg")
+    (tmp_path / "junk.gpkg").write_bytes(b"junk")
+    with pytest.raises(InputError, match="no file of points"):
+        read_sample(tmp_path / "junk.gpkg")
+
+
+def test_layers_that_qgis_adds_are_passed_over(tmp_path):
+    path = points(tmp_path)
+    pyogrio.write_dataframe(pd.DataFrame({"styleName": ["x"]}), path, layer="layer_styles", driver="GPKG")
+    assert len(read_sample(path).mapped) == 640
+    gpd.read_file(path, layer="points").to_file(path, layer="more")
+    with pytest.raises(InputError, match="one layer of points"):
+        read_sample(path)
 
 
 def test_a_class_that_no_point_has_is_not_said_to_be_absent(tmp_path, capsys):
