@@ -63,13 +63,13 @@ def stack(order, height, width, *, offset=0, seed=0):
     return np.rint(bands).astype(np.int64).clip(1) + offset
 
 
-def write_tiff(path, values, *, crs="EPSG:32635", left=500_000.0, top=5_070_000.0, resolution=10.0):
+def write_tiff(path, values, *, crs="EPSG:32635", left=500_000.0, top=5_070_000.0, resolution=10.0, nodata=None):
     """A GeoTIFF of any bands and type."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = values.shape
     profile = {"count": bands, "height": height, "width": width, "dtype": values.dtype}
     transform = rasterio.Affine(resolution, 0, left, 0, -resolution, top)
-    with rasterio.open(path, "w", driver="GTiff", crs=crs, transform=transform, **profile) as file:
+    with rasterio.open(path, "w", driver="GTiff", crs=crs, transform=transform, nodata=nodata, **profile) as file:
         file.write(values)
 
 

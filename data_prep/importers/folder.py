@@ -1,8 +1,8 @@
 """A plain folder of image and mask pairs, GeoTIFF or .npy -> an evaluation set of ours, for any other benchmark.
 
 - A pair is an image and a mask of one stem (after ``image_suffix`` and ``mask_suffix`` are taken off).
-- Reflectance × 10000 is ``value * scale + offset``. Values named by ``nodata``, and those a GeoTIFF's own NaN in
-  ``nodata`` stands for, become no data first. NaN that is not named is an error.
+- Reflectance × 10000 is ``value * scale + offset``. Values named by ``nodata``, and the one that a GeoTIFF declares
+  itself, become no data first. NaN that neither names is an error.
 - Labels by a table of values; a value in any mask that it does not name is an error, told with all of its kind before
   anything is written.
 - Images larger than ``size`` are cut into windows, a last one aligned to the border.
@@ -249,16 +249,17 @@ def _labels(paths: Mapping[str, Path], table_of: Mapping[int, int], names: Seque
 def _image(path: Path, meaning: Values, bands: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Grid | None]:
     """Reflectance × 10000 (float64) and where it is a measurement, in the dataset's band order."""
     if path.suffix.lower() == ".npy":
-        stored, grid = read_npy(path), None
+        stored, grid, own = read_npy(path), None, None
     else:
         raster = read_raster(path)
-        stored, grid = raster.values, raster.grid
+        stored, grid, own = raster.values, raster.grid, raster.nodata
     if stored.ndim != 3 or stored.shape[0] != len(meaning.bands) or stored.dtype.kind not in "iuf":
         what = f"{path} must be numbers ({len(meaning.bands)} bands, height, width), not"
         raise InputError(what, f"{stored.dtype} {stored.shape}", "name the file's bands in importer.values.bands")
     stored = stored[[list(meaning.bands).index(band) for band in bands]].astype(np.float64)
-    empty = np.isin(stored, [value for value in meaning.nodata if not np.isnan(value)])
-    if any(np.isnan(value) for value in meaning.nodata):
+    named = [float(value) for value in (*meaning.nodata, *([own] if own is not None else []))]
+    empty = np.isin(stored, [value for value in named if not np.isnan(value)])
+    if np.isnan(named).any():
         empty |= np.isnan(stored)
     known = np.where(empty, 0.0, stored)
     for band, pixels in zip(bands, known, strict=True):

@@ -112,7 +112,7 @@ def import_pastis(
         size: Pixels a side.
         nodata: Values that stand for no data.
         clip: Least and largest reflectance × 10000 of a valid sample: the training range.
-        paper: The paper's ``samples`` and ``support`` (pixels by class name).
+        paper: The paper's ``patches``, ``samples`` and ``support`` (pixels by class name).
 
     Returns:
         The summary, also in ``dataset.json``.
@@ -166,7 +166,10 @@ def import_pastis(
         told[number] = {**audit, **audit_columns(seen, decision, rule)}
     write_csv(writer.root / "audit.csv", _audit(every, looks, picks, told, limits))
     provenance["against_paper"] = against_paper(
-        {"samples": (paper.get("samples"), len(taken))}, paper.get("support"), writer.counts(), classes
+        {"patches": (paper.get("patches"), len(every)), "samples": (paper.get("samples"), len(taken))},
+        paper.get("support"),
+        writer.counts(),
+        classes,
     )
     zeros = float(np.mean([told[number]["zero_share"] for number, _ in taken]))
     provenance["zero_share"] = zeros

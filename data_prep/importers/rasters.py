@@ -31,10 +31,12 @@ class Raster:
     Attributes:
         values: (bands, height, width), as stored.
         grid: Where it lies; None if the file does not say so.
+        nodata: The value that the file declares as no data; None if it declares none.
     """
 
     values: npt.NDArray[Any]
     grid: Grid | None
+    nodata: float | None
 
 
 def read_raster(path: Path) -> Raster:
@@ -47,7 +49,7 @@ def read_raster(path: Path) -> Raster:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # then grid is None, which the caller judges
             with rasterio.open(path) as file:
-                return Raster(file.read(), _grid(path, file))
+                return Raster(file.read(), _grid(path, file), file.nodata)
     except RasterioError as error:
         raise InputError(f"cannot read {path}", str(error.__cause__ or error), _AGAIN) from error
 

@@ -110,6 +110,18 @@ def test_offset_scale_and_no_data_come_before_the_clip(repo, tmp_path):
     assert (dataset.image(0)[:, 2, 3] == 0).all()
 
 
+def test_a_geotiff_may_declare_its_own_no_data(repo, tmp_path):
+    root = pairs(tmp_path / "in", number=1)
+    for nodata in (-9999.0, np.nan):
+        values = stack(PASTIS_ORDER, SIZE, SIZE).astype(np.float32)
+        values[:, 4:6, 7] = nodata
+        write_tiff(root / "images/field_20210601.tif", values, left=501_000.0, nodata=nodata)
+        run(repo, root, tmp_path / "out")
+        image = open_dataset(tmp_path / "out/folder").image(0)
+        assert (image == 0).sum() == 20
+        assert (image[:, 4:6, 7] == 0).all()
+
+
 def test_the_audit_counts_every_label_and_pairs_may_share_a_folder(repo, tmp_path):
     root = pairs(tmp_path / "in", number=1)
     (root / "images/field_20210601.tif").rename(root / "images/field_20210601_image.tif")

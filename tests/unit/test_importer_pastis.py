@@ -186,6 +186,9 @@ def spoil(source, what):
         images.write_bytes(images.read_bytes()[:-5000])
     elif what == "pickled":
         np.save(images, np.array([{}], dtype=object), allow_pickle=True)
+    elif what == "broken header":
+        content = images.read_bytes()
+        images.write_bytes(content[:12] + b"(" + content[13:])
     elif what == "no images":
         images.unlink()
     elif what == "no target":
@@ -223,6 +226,7 @@ def spoil(source, what):
     [
         ("cut off", "S2_10000.npy"),
         ("pickled", "S2_10000.npy"),
+        ("broken header", "S2_10000.npy"),
         ("no images", "S2_10000.npy"),
         ("no target", "TARGET_10000.npy"),
         ("other bands", "9, 32, 32"),
