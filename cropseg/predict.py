@@ -98,6 +98,9 @@ def predict_scene(
         MismatchError: The scene's bands or resolution are not the model's.
     """
     spec = predictor.spec
+    for name, value in (("window", window), ("overlap", overlap), ("batch_size", batch_size)):
+        if value is not None and not isinstance(value, int):
+            raise ConfigError(f"map.{name} must be a whole number", value, "see conf/predict.yaml")
     size = spec.patch_size if window is None else window
     layout = Layout(size, size // (2 if blend else 4) if overlap is None else overlap, blend, batch_size)
     if out.suffix.lower() not in (".tif", ".tiff"):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import Dataset, Part, open_dataset
 from cropseg.data.dataset import EpochSampler, PatchDataset, Sample
-from cropseg.data.few_labels import with_few_labels
+from cropseg.data.few_labels import check_fraction, with_few_labels
 from cropseg.data.sampling import EachOnce, PatchSampling
 
 
@@ -68,6 +68,8 @@ class CropDataModule(L.LightningDataModule):
                 (batch_size, num_workers, seed),
                 "see conf/dataset",
             )
+        if fraction is not None:
+            check_fraction(fraction)  # now, before a long wait for anything else
         self.root = Path(root)
         self.split = split
         self.batch_size = batch_size

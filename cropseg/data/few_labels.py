@@ -125,6 +125,16 @@ class _Counted:
     kept: npt.NDArray[np.uint32]
 
 
+def check_fraction(fraction: float) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+        ConfigError: It is not above 0 and at most 1.
+    """
+    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise ConfigError("dataset.fraction must be above 0 and at most 1", fraction, "use 0.1, say, or null for all")
+
+
 def with_few_labels(
     dataset: Dataset, rows: npt.NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[FewLabels, npt.NDArray[np.int64]]:
@@ -147,8 +157,7 @@ def with_few_labels(
         ConfigError: The fraction is out of range.
         InputError: The dataset has no parcel rasters, or no labelled crop pixel is left.
     """
-    if not 0 < fraction <= 1:
-        raise ConfigError("dataset.fraction must be above 0 and at most 1", fraction, "use 0.1, say, or null for all")
+    check_fraction(fraction)
     thinned = FewLabels(
         dataset.root, dataset.spec, dataset.manifest, dataset.digest, {}, fraction, seed, frozenset(rows.tolist())
     )

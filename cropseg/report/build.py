@@ -110,7 +110,7 @@ def build_report(
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError("a report is an HTML page", str(out), "let out= end in .html")
-    if panels < 0:
+    if not isinstance(panels, int) or panels < 0:
         raise ConfigError("panels must be 0 or more", panels, "give the number of patches to show of each set")
     if len({run.spec.taxonomy.digest for run in runs}) != 1:
         raise ConfigError(

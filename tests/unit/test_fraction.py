@@ -172,7 +172,7 @@ def test_a_class_without_parcels_left_is_named(root, capsys):
 
 
 def test_what_is_wrong_is_said(root, tmp_path):
-    for fraction in (0, -0.1, 1.5, float("nan")):
+    for fraction in (0, -0.1, 1.5, float("nan"), "tenth"):
         with pytest.raises(ConfigError, match=r"dataset\.fraction"):
             opened(root, fraction)
     with pytest.raises(InputError, match="leaves no labelled crop pixel"):

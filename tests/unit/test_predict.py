@@ -259,6 +259,8 @@ def test_the_quicklook_shows_the_map_and_is_no_larger_than_asked(tmp_path):
         ({"window": 8, "overlap": 8}, "overlap"),
         ({"overlap": -1}, "overlap"),
         ({"batch_size": 0}, "batch"),
+        ({"window": "256px"}, r"map\.window"),
+        ({"overlap": 0.5}, r"map\.overlap"),
     ],
 )
 def test_impossible_windows_are_refused(tmp_path, options, text):
