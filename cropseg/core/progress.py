@@ -57,7 +57,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title, title_justify="left")
+    # A title is not broken where the columns are narrow.
+    grid = Table(title=title, title_justify="left", min_width=min(len(title), console.width))
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
