@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import statistics
 import sys
 import tempfile
@@ -165,7 +166,7 @@ def torchgeo_step(args, root):
     task.model = UNet4LevelsGN(base=args.base)
     timer = Timer()
     trainer = L.Trainer(
-        max_epochs=1, limit_train_batches=args.steps + WARM_UP, limit_val_batches=0, callbacks=[timer], logger=False,
+        max_epochs=1, limit_train_batches=args.steps + WARM_UP, limit_val_batches=1, callbacks=[timer], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         accelerator="auto", devices=1,
     )  # fmt: skip
@@ -255,6 +256,7 @@ def main():
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     L.seed_everything(0, verbose=False)
     with tempfile.TemporaryDirectory() as folder:
         # Enough patches for all steps of the largest batch.

@@ -22,6 +22,7 @@ from cropseg.core.errors import ConfigError
 from cropseg.core.progress import say
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import NODATA_RULES, NoData
+from cropseg.learners import joint
 from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
 from cropseg.learners.folder import clear
 from cropseg.learners.init import Init
@@ -110,7 +111,8 @@ class NeuralLearner:
 
         Raises:
             InputError: The dataset or a part of it is missing.
-            ConfigError: Network, loss and dataset do not fit together.
+            ConfigError: Network, loss and dataset do not fit together, or Lightning refuses the options.
+            TrainingError: A loss is infinite or no number.
         """
         run_dir = Path(run_dir)
         if self.note:
@@ -145,13 +147,19 @@ class NeuralLearner:
             f"training {type(net).__name__} ({size:,} parameters) on {len(data.parts['train'])} patches of "
             f"{dataset.spec.name}, validating on {len(data.parts['val'])}"
         )
-        with _quiet():
+        with _quiet(), joint.disbanded_after():
             trainer = self._trainer(run_dir)
             announce(trainer.loggers, run_dir, dataset, data.split)
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=left, weights_only=True)
             except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
                 raise KeyboardInterrupt(_how_to_go_on(last, run_dir)) from error
+            except (MisconfigurationException, RuntimeError) as error:
+                # Early stopping and the plateau look for what they go by when it is too late to ask.
+                if not isinstance(error, MisconfigurationException) and "conditioned on metric" not in str(error):
+                    raise
+                remedy = "see conf/trainer, conf/callbacks and conf/scheduler"
+                raise ConfigError("training is refused", str(error), remedy) from error
         confusion, epoch = _choose(trainer, module, self.choose_by)
         predictor = NeuralPredictor(
             net=net,
@@ -179,7 +187,13 @@ class NeuralLearner:
         return predictor
 
     def _trainer(self, run_dir: Path) -> L.Trainer:
+        for name, callback in self.callbacks.items():
+            if not isinstance(callback, Callback):  # an experiment sets options of one that callbacks=none left out
+                remedy = "leave callbacks= out, or choose one that has it, such as callbacks=default"
+                raise ConfigError(f"callbacks.{name} has options and no _target_", callback, remedy)
         bound = getattr(self.trainer, "keywords", {})
+        if (steps := bound.get("accumulate_grad_batches", 1)) is not None and steps < 1:
+            raise ConfigError("trainer.accumulate_grad_batches must be at least 1", steps, "1 accumulates nothing")
         options: dict[str, Any] = {"plugins": [*(bound.get("plugins") or ()), AtomicCheckpoints()]}
         if bound.get("enable_progress_bar") is None:
             options["enable_progress_bar"] = sys.stderr.isatty()
@@ -245,5 +259,6 @@ def _choose(trainer: L.Trainer, module: SegmentationModule, choose_by: str) -> t
         module.load_state_dict(checkpoint["state_dict"])
         return checkpoint["val_confusion"].numpy(), int(checkpoint["epoch"])
     if module.validation is None:
-        raise ConfigError("training ended without a validation", trainer.max_epochs, "set trainer.max_epochs above 0")
+        remedy = "set epochs above 0, and trainer.limit_val_batches and check_val_every_n_epoch so that one comes"
+        raise ConfigError("training ended without a validation", None, remedy)
     return module.validation, trainer.current_epoch - 1

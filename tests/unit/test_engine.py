@@ -371,7 +371,7 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
         for mine in (found[0][name], found[1][name]):
             torch.testing.assert_close(mine["value"], value.detach())
             torch.testing.assert_close(mine["gradient"], gradient, rtol=1e-4, atol=1e-6)
-            assert float(mine["set"]) == pytest.approx(float(value), rel=1e-5)
+            assert float(mine["set"]) == pytest.approx(float(value.detach()), rel=1e-5)
         assert torch.equal(found[0][name]["gradient"], found[1][name]["gradient"])
         assert torch.equal(found[0][name]["set"], found[1][name]["set"])
     for one in found:
