@@ -88,7 +88,8 @@ class SmpNet(nn.Module):
         if min(height, width) < SMALLEST:
             remedy = "use larger windows"
             raise InputError(f"a network takes windows of at least {SMALLEST} × {SMALLEST}", tuple(x.shape), remedy)
-        rows, columns = (-(-size // self.stride) * self.stride for size in (height, width))
+        # Rounded up without a negative number: ONNX divides those towards zero, and a file would take multiples alone.
+        rows, columns = ((size + self.stride - 1) // self.stride * self.stride for size in (height, width))
         if self.training and len(x) == 1 and rows == columns == self.stride:
             remedy = (
                 f"use windows above {self.stride} pixels, or a batch size that leaves no patch alone at the end of an "

@@ -20,6 +20,7 @@ from cropseg.report.tables import Table
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, format_score
 from cropseg.seeds import group_labels, over_seeds
+from cropseg.tta import augmented
 
 
 @dataclass(frozen=True)
@@ -337,12 +338,12 @@ def _gallery(runs: Sequence[Run], name: str, count: int) -> Gallery:
             raise InputError("the dataset was prepared again since the evaluation", None, "evaluate again")
         rows = dataset.parts(evaluation.split)[evaluation.part]  # type: ignore[index]
         chosen = choose_patches(dataset, rows.tolist(), count)
-        return Gallery(name, tuple(_panel(dataset, row, shown, runs) for row in chosen))
+        return Gallery(name, tuple(_panel(dataset, row, name, shown, runs) for row in chosen))
     except CropsegError as error:
         return Gallery(name, reason=str(error))
 
 
-def _panel(dataset: Dataset, row: int, shown: Sequence[Run], runs: Sequence[Run]) -> Panel:
+def _panel(dataset: Dataset, row: int, name: str, shown: Sequence[Run], runs: Sequence[Run]) -> Panel:
     image, mask = dataset.image(row), dataset.mask(row)
     taxonomy = dataset.spec.taxonomy
     pictures = [
@@ -350,7 +351,7 @@ def _panel(dataset: Dataset, row: int, shown: Sequence[Run], runs: Sequence[Run]
         ("truth", figures.embed(figures.paint(mask, taxonomy))),
     ]
     for run in shown:
-        predicted = run.predictor.labels(image[None])[0]
+        predicted = augmented(run.predictor, run.evaluations[name].tta).labels(image[None])[0]
         predicted[(image == 0).any(axis=0)] = 255
         pictures.append((label(run, runs), figures.embed(figures.paint(predicted, taxonomy))))
     country, day = dataset.manifest["country"][row].as_py(), dataset.manifest["datetime"][row].as_py()

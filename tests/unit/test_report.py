@@ -174,6 +174,16 @@ def test_weights_that_are_gone_cost_the_panels_alone(runs, tmp_path):
     assert "No panels:" in words
 
 
+def test_panels_are_predicted_as_the_scores_were(tmp_path):
+    data = make_dataset(tmp_path / "own", n=10, size=16)
+    model = Hashed(spec_for(data))
+    path = make_run(tmp_path / "r", spec_for(data), data)
+    evaluate_runs([with_predictor(open_run(path), model)], [EvaluationSet("internal", None, None)], tta="d4")
+    model.seen.clear()
+    build_report([with_predictor(open_run(path), model)], tmp_path / "r.html", panels=1)
+    assert len(model.seen) == 8
+
+
 def test_a_run_without_evaluation_is_told_what_to_do(tmp_path):
     run = open_run(make_run(tmp_path / "r", spec_for()))
     words = Page(build_report([run], tmp_path / "r.html").read_text()).words
