@@ -86,7 +86,7 @@ class ModelSpec:
             split=split,
             versions=versions,
             dataset_root=str(dataset.root.resolve()),
-            reading=_reading(spec),
+            reading=reading_of(spec),
             labels=dataset.labels,
             init_from=init_from,
         )
@@ -132,7 +132,8 @@ class ModelSpec:
                 )
 
 
-def _reading(data: DatasetSpec) -> dict[str, str]:
+def reading_of(data: DatasetSpec) -> dict[str, str]:
+    """How a dataset's products were read (``resampling``, ``boa_offset``), as far as it tells."""
     config = data.provenance.get("config")
     grid = config.get("grid") if isinstance(config, Mapping) else None
     known = grid if isinstance(grid, Mapping) else {}

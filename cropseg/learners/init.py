@@ -16,7 +16,7 @@ from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say
 from cropseg.learners.network import build_net, load
 from cropseg.models.transfer import Axes, check_same_kind, freeze_encoder, transferred
-from cropseg.predictor import ModelSpec, latest_run
+from cropseg.predictor import ModelSpec, latest_run, reading_of
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,11 @@ def _tell(path: Path, source: ModelSpec, spec: DatasetSpec, frozen: int) -> None
             said.append(f"{', '.join(dropped)} dropped")
     if source.resolution != spec.resolution:
         said.append(f"pixels of {spec.resolution:g} m instead of {source.resolution:g} m")
+    now = reading_of(spec)
+    if differs := [
+        f"{key}={now[key]} instead of {was}" for key, was in source.reading.items() if now.get(key, was) != was
+    ]:
+        said.append(f"products read with {', '.join(differs)}, so pixels mean something else")
     if frozen:
         said.append(f"encoder frozen ({frozen:,} parameters)")
     say("; ".join(said))

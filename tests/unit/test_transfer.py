@@ -218,6 +218,15 @@ def test_a_new_band_of_a_frozen_encoder_is_learned(tmp_path):
     assert {name for name in learning if name.startswith("down")} == {"down0.0.weight"}
 
 
+def test_pixels_that_were_read_otherwise_are_told_of(tmp_path, capsys):
+    finished(tmp_path / "run", UNET, reading={"boa_offset": "apply", "resampling": "bilinear"})
+    for grid, told in (({"boa_offset": "ignore", "resampling": "bilinear"}, True), ({"boa_offset": "apply"}, False)):
+        spec = spec_of(provenance={"config": {"grid": grid}})
+        Init(tmp_path / "run").apply(fresh(UNET, spec), spec)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("boa_offset=ignore instead of apply" in said) == told
+
+
 def test_runs_are_a_chain(tmp_path):
     earlier = {"dataset": "first", "manifest_digest": "e" * 64, "split": "random", "dataset_root": ""}
     finished(tmp_path / "run", UNET, init_from={"run": "older", "trained_on": [earlier]})
