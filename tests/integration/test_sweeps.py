@@ -227,10 +227,11 @@ def test_a_killed_search_in_two_processes_goes_on(words, tmp_path):
     assert len(again) <= 2
     (file,) = runs.glob("*/sweep.json")
     jobs = read_jobs(file.parent)
-    assert [job.state for job in jobs] == ["finished"] * 6
 
     import optuna
 
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{file.parent / 'study.db'}")
     complete = [trial for trial in study.get_trials() if trial.state.name == "COMPLETE"]
     assert len(complete) == 6
+    # A trial that drew the value of an earlier one takes that one's score and has no folder of its own.
+    assert [job.state for job in jobs] == ["finished"] * len({str(trial.params) for trial in complete})
