@@ -11,6 +11,7 @@ Paths in the manifest are relative to the root. It is read with pyarrow alone.
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -204,7 +205,7 @@ class Dataset:
             raise InputError(
                 f"patch file is missing: {path}", None, "run prepare.py again; it remakes only this"
             ) from error
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, tokenize.TokenError) as error:  # numpy parses the header
             raise InputError(
                 f"patch file cannot be read: {path}", str(error), "remove it and run prepare.py again"
             ) from error
