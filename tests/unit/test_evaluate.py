@@ -80,9 +80,10 @@ def test_scores_do_not_depend_on_batch_size(dataset, batch_size):
 
 
 def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
+    few, many = (make_dataset(tmp_path / str(n), n=n, size=64, parts=TEST_ONLY) for n in (4, 40))
+    evaluate(Majority(spec_for()), chosen(many), batch_size=2)  # whatever is imported on first use
     peaks = []
-    for n in (4, 40):
-        data = make_dataset(tmp_path / str(n), n=n, size=64, parts=TEST_ONLY)
+    for data in (few, many):
         tracemalloc.start()
         evaluate(Majority(spec_for()), chosen(data), batch_size=2)
         peaks.append(tracemalloc.get_traced_memory()[1])
