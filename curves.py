@@ -15,7 +15,8 @@ from cropseg.runs import open_runs
 def main(cfg: DictConfig) -> None:
     """Open the runs, write the figure."""
     out = Path(cfg.paths.root, "outputs", "curves") if cfg.out is None else Path(cfg.out)
-    draw(open_runs(cfg.run, cfg.paths.runs), out, formats=list(cfg.formats), miou=cfg.miou, mean=cfg.mean)
+    formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
+    draw(open_runs(cfg.run, cfg.paths.runs), out, formats=formats, miou=cfg.miou, mean=cfg.mean)
 
 
 if __name__ == "__main__":

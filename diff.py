@@ -13,7 +13,7 @@ from cropseg.runs import open_runs
 @cli.command("diff")
 def main(cfg: DictConfig) -> None:
     """Open both runs and print what is not the same."""
-    runs = open_runs(cfg.run, cfg.paths.runs)
+    runs = [] if cfg.run is None else open_runs(cfg.run, cfg.paths.runs)
     if len(runs) != 2:
         raise ConfigError("diff.py takes two runs", [run.name for run in runs], "give run=[<folder>,<folder>]")
     show(*runs)

@@ -128,6 +128,8 @@ def explain(error: BaseException) -> str | None:
         return f"stopped: {str(error) or 'what is finished is kept; run the same command to go on'}"
     if str(error) in ("Record does not exist.", "No trials are completed yet."):  # Optuna's; each job has said why
         return "error: no trial of the search has a score; the same command with resume=auto tries them again"
+    if str(error).startswith("Config group override must be"):  # Hydra's word for scheduler=null
+        return "error: a config group takes the name of one of the files in conf/<group>/, not null"
     if isinstance(error, ValueError) and not isinstance(error, HydraException | OmegaConfBaseException | OSError):
         return None
     # Hydra's MissingConfigException is an OSError too, and the user's to mend.

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from cropseg.core import processes, storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import say
+from cropseg.learners.versions import git_state
 
 FILE: Final = "identity.json"
 PATIENCE: Final = 20.0
@@ -79,7 +80,7 @@ def begin(cfg: DictConfig) -> float | None:
     if target != fresh:
         _discard(fresh)
     if score is not None:
-        say(f"this run is finished: {target}")
+        say(f"this run is finished: {target}{_other_code(target)}")
         return score
     if processes.is_first():
         _lock(target)
@@ -136,6 +137,13 @@ def _other_data(folder: Path, cfg: DictConfig) -> bool:
     return manifest.is_file() and storage.sha256(manifest) != kept
 
 
+def _other_code(folder: Path) -> str:
+    """A remark if another commit trained the run; the score counts all the same."""
+    kept, here = storage.read_json(folder / "spec.json").get("versions", {}).get("commit"), git_state()["commit"]
+    same = "unknown" in (kept, here) or kept in (None, here)
+    return "" if same else f" (by another commit of cropseg, {kept[:8]})"
+
+
 def _named(asked: str, cfg: DictConfig) -> Path:
     """The folder that the user named, if its run has this config."""
     folder = Path(asked)
@@ -190,4 +198,4 @@ def _score(folder: Path) -> float | None:
 def _discard(folder: Path) -> None:
     """Remove the folder that Hydra made for a run that goes on elsewhere, unless it holds more than Hydra's own."""
     if folder.is_dir() and all(path.name == ".hydra" or path.suffix == ".log" for path in folder.iterdir()):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another process of this run may be removing it too

@@ -42,7 +42,8 @@ class SegmentationModule(L.LightningModule):
         loss: What is minimised.
         taxonomy: The classes.
         optimizer: Makes the optimiser of the parameters.
-        scheduler: Makes the schedule of the optimiser, stepped after each epoch on ``val_loss``; None for none.
+        scheduler: Makes the schedule of the optimiser, stepped after each epoch, a plateau after each that was
+            validated, on ``val_loss``; None for none.
         protocol: Protocol of the dataset, for the scores.
         nodata: What the network sees where there is no data; such pixels are in no score, with ``fill`` in no loss.
         seed: Of dropout, drawn anew from (seed, epoch, batch, process).
@@ -165,9 +166,7 @@ class SegmentationModule(L.LightningModule):
         self._val_loss.sums = joint.summed(self._val_loss.sums)
         loss = self._val_loss.compute()
         if not math.isfinite(loss):
-            remedy = (
-                "lower optimizer.lr, set trainer.gradient_clip_val=1, or train in trainer.precision=32-true"
-            )
+            remedy = "lower optimizer.lr, set trainer.gradient_clip_val=1, or train in trainer.precision=32-true"
             raise TrainingError(f"the validation loss of epoch {self.current_epoch + 1} is", loss, remedy)
         self.validation = self._confusion.compute().cpu().numpy()
         found = scores(self.validation, self.protocol)
@@ -196,5 +195,8 @@ class SegmentationModule(L.LightningModule):
         if self._scheduler is None:
             return {"optimizer": optimizer}
         with options_of("scheduler"):
-            schedule = {"scheduler": self._scheduler(optimizer), "interval": "epoch", "monitor": "val_loss"}
+            scheduler = self._scheduler(optimizer)
+        schedule = {"scheduler": scheduler, "interval": "epoch", "monitor": "val_loss"}
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            schedule["frequency"] = self.trainer.check_val_every_n_epoch or 1  # it needs a validation to go by
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]

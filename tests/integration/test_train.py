@@ -97,6 +97,8 @@ def test_a_sweep_over_nets_and_forests_and_seeds(train):
         (("experiment=debug", "seed=-1"), "seed in 0"),
         (("experiment=debug", "optimizer.lr=-1"), "optimizer is refused"),
         (("experiment=debug", "trainer.precision=foo"), "trainer is refused"),
+        (("experiment=debug", "callbacks=none"), "callbacks.projection has options and no _target_"),
+        (("scheduler=null",), "not null"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -124,6 +126,14 @@ def test_a_finished_forest_gives_its_score_and_a_begun_one_starts_anew(train, ca
     (run / "spec.json").unlink()
     assert train("model=rf_spectral", "resume=auto") == [run]
     assert "going on in" in capsys.readouterr().out
+
+
+SMALL = ("experiment=fast", "epochs=1", "model.net.base=8", "dataset.batch_size=4", "trainer.precision=32-true")
+
+
+def test_the_fast_experiment_runs_on_a_processor(train):
+    (run,) = train(*SMALL, "model.compile=false", "trainer=cpu")
+    assert yaml.safe_load((run / ".hydra" / "config.yaml").read_text())["model"]["channels_last"] is True
 
 
 def test_library_net_trains_from_its_yaml(train):

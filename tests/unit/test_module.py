@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from factory import make_dataset
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.data.datamodule import CropDataModule
@@ -276,14 +276,27 @@ def test_what_is_wrong_is_said(dataset, tmp_path):
         ({"trainer": functools.partial(L.Trainer, accelerator="cpu", precision="foo")}, "trainer is refused: .*foo"),
         ({"trainer": functools.partial(L.Trainer, accelerator="no_such")}, "trainer is refused: .*no_such"),
         ({"trainer": functools.partial(L.Trainer, accelerator="cpu", max_epochs="abc")}, "whole number"),
+        ({"trainer": functools.partial(L.Trainer, accumulate_grad_batches=0)}, "accumulate_grad_batches .* at least 1"),
+        ({"callbacks": {"projection": {"steps": 4}}}, r"callbacks\.projection has options and no _target_"),
+        ({"callbacks": {"stop": EarlyStopping("val_los")}}, "training is refused: .*val_los"),
     ],
-    ids=["rate", "factor", "precision", "accelerator", "epochs"],
+    ids=["rate", "factor", "precision", "accelerator", "epochs", "accumulation", "callback", "early stopping"],
 )
 def test_values_that_a_library_refuses_are_named_by_their_group(dataset, tmp_path, change, says):
     made = learner(tmp_path)
     vars(made).update(change)
     with pytest.raises(ConfigError, match=says):
         made.fit(CropDataModule(dataset.root), tmp_path)
+
+
+def test_a_plateau_waits_for_validations_that_come_every_other_epoch(dataset, tmp_path):
+    made = learner(tmp_path, epochs=4)
+    made.trainer.keywords["check_val_every_n_epoch"] = 2
+    assert made.fit(CropDataModule(dataset.root, batch_size=4), tmp_path).epoch in (1, 3)
+    made = learner(tmp_path / "never", epochs=1)
+    made.trainer.keywords["check_val_every_n_epoch"] = 2
+    with pytest.raises(ConfigError, match="without a validation"):
+        made.fit(CropDataModule(dataset.root, batch_size=4), tmp_path)
 
 
 def test_the_window_that_is_remembered_is_the_one_trained_on(dataset, tmp_path):
