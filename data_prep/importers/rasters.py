@@ -16,12 +16,15 @@ import rasterio
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
+from scipy.io.matlab import MatReadError, matfile_version
 
 from cropseg.core.errors import InputError
 from cropseg.core.scene import Grid
 
 _AGAIN: Final = "get the file again"
+
+MATLAB_73: Final = 2
+"""Major number of :func:`scipy.io.matlab.matfile_version` for files of MATLAB 7.3, which are HDF5."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,11 @@ def _read_png(path: Path) -> npt.NDArray[Any]:
 
 def _read_mat(path: Path, key: str) -> npt.NDArray[Any]:
     try:
+        if matfile_version(str(path))[0] == MATLAB_73:
+            raise InputError(f"{path} is a MATLAB 7.3 file", None, "use the .png, or save it as version 7")
         content = loadmat(path, variable_names=[key])
     except FileNotFoundError as error:
         raise InputError(f"no such file: {path}", None, _AGAIN) from error
-    except NotImplementedError as error:  # MATLAB 7.3 is HDF5
-        raise InputError(f"{path} is a MATLAB 7.3 file", None, "use the .png, or save it as version 7") from error
     except (MatReadError, zlib.error, ValueError, TypeError, LookupError, ArithmeticError, OSError, EOFError) as error:
         raise InputError(f"cannot read {path}", str(error), _AGAIN) from error
     if key not in content:

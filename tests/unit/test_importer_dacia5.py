@@ -257,6 +257,11 @@ def spoil(source, what):
     elif what == "broken mat":
         mask.unlink()
         mask.with_suffix(".mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(50))
+    elif what == "mat of MATLAB 7.3":
+        mask.unlink()
+        # Text, no subsystem, version 0x0200, little-endian; then HDF5.
+        head = b"MATLAB 7.3 MAT-file".ljust(116) + bytes(8) + b"\x00\x02IM"
+        mask.with_suffix(".mat").write_bytes(head.ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n" + bytes(200))
     elif what == "no images":
         (source / "Dataset").rename(source / "data")
 
@@ -275,6 +280,7 @@ def spoil(source, what):
         ("other name", "20200631"),
         ("wrong year", "20210601"),
         ("broken mat", "Labels_mask_2020.mat"),
+        ("mat of MATLAB 7.3", "MATLAB 7.3 file"),
         ("no images", "Dataset"),
     ],
 )
