@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from factory import make_dataset
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
+from training import cpu_trainer
 
 from cropseg.core.errors import ConfigError
 from cropseg.data.datamodule import CropDataModule
@@ -51,9 +51,7 @@ def train(dataset, run, logger, *, epochs=2):
         net=functools.partial(UNet4LevelsGN, base=8),
         loss=CrossEntropy(),
         optimizer=functools.partial(torch.optim.Adam, lr=1e-3),
-        trainer=functools.partial(
-            L.Trainer, max_epochs=epochs, accelerator="cpu", enable_model_summary=False, log_every_n_steps=1
-        ),
+        trainer=cpu_trainer(epochs),
         callbacks={
             "checkpoint": ModelCheckpoint(run / "checkpoints", "best", monitor="val_loss"),
             "speed": Speed(),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from factory import make_dataset
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from training import cpu_trainer
 
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.data.datamodule import CropDataModule
@@ -33,14 +34,7 @@ def learner(run_dir, *, epochs=2, lr=3e-3, dropout=0.1, base=8, callbacks=None, 
         loss=loss or WeightedSum({"ce": CrossEntropy(), "dice": Dice()}, {"ce": 1.0, "dice": 0.4}),
         optimizer=functools.partial(torch.optim.Adam, lr=lr),
         scheduler=functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.5),
-        trainer=functools.partial(
-            L.Trainer,
-            max_epochs=epochs,
-            accelerator="cpu",
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        ),
+        trainer=cpu_trainer(epochs, num_sanity_val_steps=0),
         callbacks={"checkpoint": checkpoint} if callbacks is None else callbacks,
         logger={"csv": CsvLogger(run_dir)},
         **options,

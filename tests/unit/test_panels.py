@@ -2,7 +2,6 @@
 
 import functools
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,7 @@ from factory import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from training import cpu_trainer
 
 from cropseg import pictures
 from cropseg.core.errors import ConfigError
@@ -30,9 +30,7 @@ def fit(dataset, run, panels, epochs=4):
         net=functools.partial(UNet4LevelsGN, base=8),
         loss=CrossEntropy(),
         optimizer=functools.partial(torch.optim.Adam, lr=1e-3),
-        trainer=functools.partial(
-            L.Trainer, max_epochs=epochs, accelerator="cpu", enable_model_summary=False, log_every_n_steps=1
-        ),
+        trainer=cpu_trainer(epochs),
         callbacks={"panels": panels} if panels else {},
     )
     return learner.fit(CropDataModule(dataset.root, batch_size=4), run)

@@ -6,7 +6,6 @@ import math
 import shutil
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from factory import make_dataset
 from filelock import FileLock
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from omegaconf import OmegaConf
+from training import cpu_trainer
 
 from cropseg import resume
 from cropseg.core import storage
@@ -72,14 +72,7 @@ def train(root, run, *, schedule="plateau", resume=False, kill=None, extra=None,
         loss=CrossEntropy(),
         optimizer=functools.partial(torch.optim.AdamW, lr=lr),
         scheduler=SCHEDULES[schedule],
-        trainer=functools.partial(
-            L.Trainer,
-            max_epochs=epochs,
-            accelerator="cpu",
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        ),
+        trainer=cpu_trainer(epochs, num_sanity_val_steps=0),
         callbacks=callbacks | ({"kill": kill} if kill else {}),
         logger={"csv": CsvLogger(run)},
         resume=resume,
