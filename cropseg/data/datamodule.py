@@ -94,7 +94,11 @@ class CropDataModule(L.LightningDataModule):
             self.dataset, self.parts = dataset, parts
 
     def train_counts(self) -> npt.NDArray[np.int64]:
-        """Labelled pixels of each training patch and class, int64 (patches, classes), from the manifest alone."""
+        """Labelled pixels of each training patch and class, int64 (patches, classes), from the manifest alone.
+
+        Labelled pixels without data count too, though ``nodata=fill`` leaves them out of the loss: few, where
+        ``quality.max_nodata`` holds.
+        """
         counts = self.dataset.manifest["counts"].take(self.parts["train"]).to_pylist()
         return np.array(counts, dtype=np.int64).reshape(len(counts), len(self.dataset.spec.taxonomy))
 

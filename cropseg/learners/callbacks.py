@@ -87,16 +87,22 @@ class EpochLine(Callback):
 
     def __init__(self) -> None:
         self._started = 0.0
+        self._validated = False
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that this epoch has validation scores of its own."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say the line."""
         if not trainer.is_global_zero:
             return
-        found = trainer.callback_metrics
+        found = trainer.callback_metrics if self._validated else {}  # Lightning keeps those of an earlier epoch
         shown = [f"{name} {float(found[name]):.4f}" for name in ("val_loss", "val_miou_present") if name in found]
         if isinstance(pl_module, SegmentationModule):
             shown.insert(0, f"train_loss {pl_module.train_loss.compute():.4f}")

@@ -206,6 +206,9 @@ class NeuralLearner:
                 enable_checkpointing=any(hasattr(c, "best_model_path") for c in self.callbacks.values()),
                 **options,
             )
+        if bound.get("fast_dev_run"):
+            # It switches checkpoints and trackers off, and would leave a run that counts as finished after one batch.
+            raise ConfigError("trainer.fast_dev_run leaves no run", bound["fast_dev_run"], "use experiment=debug")
         if trainer.max_epochs is not None and not isinstance(trainer.max_epochs, int):
             raise ConfigError("epochs must be a whole number", trainer.max_epochs, "set epochs=24, say")
         monitors = [str(getattr(c, "monitor", None)) for c in trainer.checkpoint_callbacks]

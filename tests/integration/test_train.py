@@ -7,9 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from factory import make_dataset
+
+from cropseg.runs import open_run
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train.py"
 
@@ -134,6 +137,15 @@ SMALL = ("experiment=fast", "epochs=1", "model.net.base=8", "dataset.batch_size=
 def test_the_fast_experiment_runs_on_a_processor(train):
     (run,) = train(*SMALL, "model.compile=false", "trainer=cpu")
     assert yaml.safe_load((run / ".hydra" / "config.yaml").read_text())["model"]["channels_last"] is True
+
+
+@pytest.mark.slow
+def test_the_fast_experiment_compiles_and_its_weights_load_anywhere(train):
+    (run,) = train(*SMALL, "trainer=cpu")
+    assert yaml.safe_load((run / ".hydra" / "config.yaml").read_text())["model"]["compile"] is True
+    predictor = open_run(run).predictor
+    images = np.full((1, 10, 32, 32), 3000, dtype=np.uint16)
+    assert predictor.labels(images).shape == (1, 32, 32)
 
 
 def test_library_net_trains_from_its_yaml(train):

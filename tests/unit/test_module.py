@@ -244,11 +244,27 @@ def test_projection_and_epoch_lines_are_said(dataset, tmp_path, capsys):
     assert "parameters) on 6 patches of tiny, validating on 2" in said
 
 
+def test_an_epoch_without_a_validation_shows_no_scores_of_an_earlier_one(dataset, tmp_path, capsys):
+    made = learner(tmp_path, callbacks={"lines": EpochLine()})
+    made.trainer = cpu_trainer(4, num_sanity_val_steps=0, check_val_every_n_epoch=2)
+    made.fit(CropDataModule(dataset.root, batch_size=4), tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["val_loss" in line for line in lines] == [False, True, False, True]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.5, "0.5 s"), (42, "42 s"), (210, "3.5 min"), (45000, "12 h"), (400000, "4.6 days")]
 )
 def test_durations_are_for_people(seconds, text):
     assert human(seconds) == text
+
+
+def test_a_trial_batch_leaves_no_run_that_counts_as_finished(dataset, tmp_path):
+    made = learner(tmp_path)
+    made.trainer = cpu_trainer(1, fast_dev_run=True)
+    with pytest.raises(ConfigError, match="experiment=debug"):
+        made.fit(CropDataModule(dataset.root, batch_size=4), tmp_path)
+    assert not (tmp_path / "spec.json").exists()
 
 
 def test_what_is_wrong_is_said(dataset, tmp_path):

@@ -271,6 +271,25 @@ def test_a_finished_run_gives_its_score_even_in_a_sweep(tmp_path, score):
     np.testing.assert_equal(resume.begin(named), score)
 
 
+@pytest.mark.parametrize(
+    ("kept", "here", "remark"),
+    [
+        ("a" * 40, "a" * 40, ""),
+        ("a" * 40, "b" * 40, "by another commit of cropseg, aaaaaaaa"),
+        ("unknown", "b" * 40, ""),
+    ],
+)
+def test_a_finished_run_of_another_commit_counts_and_is_told(tmp_path, monkeypatch, capsys, kept, here, remark):
+    cfg = begun(tmp_path)
+    storage.write_json(Path(cfg.run_dir) / "spec.json", {"manifest_digest": "0", "versions": {"commit": kept}})
+    resume.finish(cfg, 0.5)
+    monkeypatch.setattr(resume, "git_state", lambda: {"commit": here})
+    assert resume.begin(config(tmp_path, ["resume=auto"])) == 0.5
+    said = " ".join(capsys.readouterr().out.split())
+    assert remark in said
+    assert ("another commit" in said) == bool(remark)
+
+
 def test_a_finished_run_on_another_dataset_is_no_answer(tmp_path):
     cfg = begun(tmp_path)
     storage.write_json(Path(cfg.run_dir) / "spec.json", {"manifest_digest": "0"})

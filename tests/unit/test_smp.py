@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cropseg.core.bands import PAPER_BANDS
-from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.errors import ConfigError, InputError, SourceError
 from cropseg.models.smp import SmpNet, widen
 
 ARCHS = [
@@ -104,6 +104,36 @@ def test_a_file_that_holds_no_such_weights_is_a_typed_error(tmp_path, content):
         torch.save({"conv9.weight": torch.zeros(3)} if content == "other" else [1, 2], path)
     with pytest.raises(InputError, match="weights"):
         SmpNet("unet", "resnet18", str(path), 10, 4)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the weights' hub that nothing can be added to: there is no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_weights_asked_for_by_name_come_from_the_hub_and_are_widened(hub):
+    import segmentation_models_pytorch as smp
+    from safetensors.torch import save_file
+
+    place = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
+    folder = hub / f"models--{place['repo_id'].replace('/', '--')}" / "snapshots" / place["revision"]
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    given = rgb_encoder().state_dict()
+    save_file(given, folder / "model.safetensors")
+    own = SmpNet("unet", "resnet18", "imagenet", 10, 4, bands=PAPER_BANDS).net.encoder.state_dict()
+    torch.testing.assert_close(own["conv1.weight"], widen(given["conv1.weight"], 10, PAPER_BANDS))
+    assert all(torch.equal(own[key], value) for key, value in given.items() if key != "conv1.weight")
+
+
+def test_weights_that_cannot_be_fetched_are_a_typed_error_with_the_way_round(hub):
+    with pytest.raises(SourceError, match=r"cannot fetch weights of resnet18.*encoder_weights=<file>"):
+        SmpNet("unet", "resnet18", "imagenet", 10, 4)
 
 
 def test_what_the_library_does_not_know_is_a_typed_error():
