@@ -124,6 +124,61 @@ def scores(
     }
 
 
+def stack_scores(
+    confusions: npt.NDArray[Any], protocol: Protocol = "all", background: int | None = BACKGROUND
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The scores of many matrices at once, each as :func:`scores` gives it: for what draws or counts thousands of them.
+
+    Args:
+        confusions: Whole counts ≥ 0, (..., n, n) with n ≥ 2; rows truth, columns prediction. They are not looked over.
+        protocol: As for :func:`scores`.
+        background: As for :func:`scores`.
+
+    Returns:
+        ``miou``, ``miou_present``, ``miou_union``, ``miou_foreground``, ``pixel_accuracy``, ``mean_class_accuracy``:
+        float64 (...); ``iou`` and ``accuracy``: float64 (..., n). NaN as in :func:`scores`.
+
+    Raises:
+        InputError: The matrices are not square.
+        ConfigError: An unknown protocol or background id.
+    """
+    counts = np.asarray(confusions)
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or counts.shape[-1] < 2:
+        raise InputError("confusion matrices are square with at least two classes", counts.shape, "(..., n, n)")
+    # The rules about protocol and background are those of one matrix.
+    scores(np.eye(counts.shape[-1], dtype=np.int64), protocol, background)
+    foreground = _stack_iou(counts)
+    if background is not None:
+        foreground = np.delete(foreground, background, axis=-1)
+    if protocol == "crop":
+        counts = counts.copy()
+        counts[..., background, :] = 0
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    support = counts.sum(axis=-1)
+    iou, accuracy = _stack_iou(counts), _ratio(hits, support)
+    return {
+        "miou": np.nan_to_num(iou, nan=0.0).mean(axis=-1),
+        "miou_present": _stack_mean(np.where(support > 0, iou, np.nan)),
+        "miou_union": _stack_mean(iou),
+        "miou_foreground": np.nan_to_num(foreground, nan=0.0).mean(axis=-1),
+        "pixel_accuracy": _ratio(hits.sum(axis=-1), support.sum(axis=-1)),
+        "mean_class_accuracy": _stack_mean(accuracy),
+        "iou": iou,
+        "accuracy": accuracy,
+    }
+
+
+def _stack_iou(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    return _ratio(hits, counts.sum(axis=-2) + counts.sum(axis=-1) - hits)
+
+
+def _stack_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean over the last axis of the values that are not NaN; NaN where there are none."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+
+
 def _checked(confusion: npt.NDArray[Any]) -> Confusion:
     counts = np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or len(counts) < 2:

@@ -1,13 +1,15 @@
 """Intervals over places against a loop that draws places one by one, and against ground that is made anew."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cropseg.core.errors import ConfigError, InputError
-from cropseg.intervals import FITTED_ONLY, bootstrap, compare, holm
-from cropseg.metrics import scores
+from cropseg.intervals import FITTED_ONLY, SCORES, bootstrap, compare, compare_all, drop, holm, intervals
+from cropseg.metrics import scores, stack_scores
 
 
 def ground(random, places=30, classes=4, right=0.7, spread=0.1, pixels=200):
@@ -74,10 +76,14 @@ def test_impossible_options_are_refused(options):
         bootstrap(ground(np.random.default_rng(0)), **options)
 
 
-def test_a_score_that_does_not_exist_gives_no_interval():
-    nothing = {f"p{n}": np.zeros((3, 3), np.int64) for n in range(10)}
-    found = bootstrap(nothing, "miou_present", draws=100)
-    assert np.isnan([found.value, found.low, found.high]).all()
+def test_places_without_a_pixel_that_counts_are_not_counted():
+    some = ground(np.random.default_rng(0), places=12)
+    assert bootstrap({**some, "empty": np.zeros((4, 4), np.int64)}, draws=100).clusters == 12
+    for name in sorted(some)[:3]:
+        some[name][1:] = 0  # background alone
+    assert bootstrap(some, draws=100).clusters == 12
+    with pytest.raises(InputError, match="too few places for an interval: 9"):
+        bootstrap(some, protocol="crop", draws=100)
 
 
 def test_pairing_sees_a_small_difference_that_two_intervals_hide():
@@ -140,3 +146,105 @@ def test_holm_equals_its_definition(p_values):
 def test_holm_refuses_what_is_no_probability():
     with pytest.raises(ConfigError, match=r"1\.2"):
         holm({"a": 0.1, "b": 1.2})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 12).flatmap(
+        lambda n: st.lists(
+            st.lists(st.integers(0, 3) | st.integers(0, 2**40), min_size=n * n, max_size=n * n), min_size=1, max_size=4
+        ).map(lambda rows: np.array(rows, dtype=np.int64).reshape(-1, n, n))
+    ),
+    st.sampled_from(["all", "crop"]),
+)
+def test_scores_of_a_stack_are_those_of_each_matrix(stack, protocol):
+    for whole in (stack, stack.astype(np.float64), stack[:, None]):
+        found = stack_scores(whole, protocol)
+        for i, matrix in enumerate(stack):
+            one = scores(matrix, protocol)
+            for key in (*SCORES, "iou", "accuracy"):
+                assert found[key][i].ravel() == pytest.approx(np.ravel(one[key]), abs=1e-12, nan_ok=True), key
+
+
+def test_a_stack_without_background_and_broken_ones():
+    stack = np.random.default_rng(0).integers(0, 9, (5, 3, 3))
+    found = stack_scores(stack, background=None)
+    assert found["miou_foreground"] == pytest.approx([scores(one, background=None)["miou_foreground"] for one in stack])
+    with pytest.raises(InputError, match="square"):
+        stack_scores(np.zeros((4, 3, 2)))
+    with pytest.raises(ConfigError, match="protocol"):
+        stack_scores(stack, "some")
+    with pytest.raises(ConfigError, match="needs a background"):
+        stack_scores(stack, "crop", background=None)
+
+
+@pytest.mark.parametrize("protocol", ["all", "crop"])
+def test_every_mean_and_every_class_at_once(protocol):
+    places = ground(np.random.default_rng(2), places=14)
+    places["p000"][:, 0] += 3
+    for name in sorted(places)[:5]:
+        places[name][3] = 0  # a class on nine places: too few for an interval of its own
+    found = intervals([places], protocol, draws=150)
+    for key in SCORES:
+        assert found.means[key] == bootstrap(places, key, protocol, draws=150)
+    whole = scores(sum(places.values()), protocol)
+    assert [one.value for one in found.iou] == pytest.approx(whole["iou"])
+    assert [one.clusters for one in found.iou] == [14, 14, 14, 9]
+    assert np.isnan([found.iou[3].low, found.iou[3].high]).all()
+    drawn = []
+    for counts in np.random.default_rng(0).multinomial(14, np.full(14, 1 / 14), size=150):
+        total = sum(int(n) * places[name] for n, name in zip(counts, sorted(places), strict=True))
+        drawn.append(scores(total, protocol)["iou"][2])
+    assert (found.iou[2].low, found.iou[2].high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+
+
+def test_huge_counts_and_many_places_in_pieces_change_nothing(monkeypatch):
+    places = ground(np.random.default_rng(2), places=12)
+    expected = bootstrap(places, draws=130)
+    monkeypatch.setattr("cropseg.intervals.AT_ONCE", 100)
+    assert bootstrap(places, draws=130) == expected
+    huge = {name: matrix * 10**13 for name, matrix in places.items()}  # beyond what floats hold exactly
+    found = bootstrap(huge, draws=130)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+
+
+def test_a_drop_is_the_difference_of_two_independent_draws():
+    inner = ground(np.random.default_rng(1), places=20, right=0.8)
+    outer = {f"q{name}": matrix for name, matrix in ground(np.random.default_rng(2), places=15, right=0.6).items()}
+    found = drop([inner], [outer], draws=800)
+    one, other = (bootstrap(places, "pixel_accuracy", draws=800) for places in (inner, outer))
+    fall = found.means["pixel_accuracy"]
+    assert fall.value == pytest.approx(one.value - other.value)
+    assert fall.clusters == 15
+    assert fall.low > 0
+    # Variances of independent draws add up.
+    assert fall.high - fall.low == pytest.approx(np.hypot(one.high - one.low, other.high - other.low), rel=0.15)
+    with pytest.raises(ConfigError, match="same seeds"):
+        drop([inner], [outer, outer])
+    with pytest.raises(InputError, match="same classes"):
+        drop([inner], [ground(np.random.default_rng(2), classes=3)])
+
+
+def test_three_seeds_widen_the_interval_of_a_model_and_two_do_not():
+    runs = [ground(np.random.default_rng(9), right=right) for right in (0.5, 0.7, 0.9)]
+    alone = intervals(runs[:1], draws=200).means["pixel_accuracy"]
+    two, three = (intervals(runs[:n], draws=200).means["pixel_accuracy"] for n in (2, 3))
+    assert (alone.seeds, two.seeds, three.seeds) == (1, 2, 3)
+    assert three.high - three.low > 2 * (two.high - two.low)
+    assert three.value == pytest.approx(np.mean([scores(sum(run.values()))["pixel_accuracy"] for run in runs]))
+
+
+def test_all_pairs_at_once_are_the_pairs_one_by_one():
+    models = [[ground(np.random.default_rng(9), right=right)] for right in (0.6, 0.65, 0.7)]
+    found = compare_all(models, draws=150)
+    assert set(found) == {(0, 1), (0, 2), (1, 2)}
+    for (i, j), one in found.items():
+        assert one == compare(models[i], models[j], draws=150)
+
+
+def test_two_thousand_draws_of_five_hundred_places_take_no_time():
+    random = np.random.default_rng(0)
+    places = {f"p{n}": random.integers(0, 60_000, (11, 11)) for n in range(500)}
+    begun = time.process_time()
+    intervals([places], draws=2000)
+    assert time.process_time() - begun < 2.0
