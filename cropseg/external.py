@@ -20,8 +20,7 @@ from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.core.taxonomy import CropClass, Taxonomy
 from cropseg.predictor import ModelSpec, Predictor
-from cropseg.runs import Run, open_runs
-from cropseg.scores import Evaluation
+from cropseg.runs import Run, open_runs, stored
 
 LOADER: Final = "cropseg.external.load"
 NEEDED: Final = ("bands", "classes", "resolution", "training_window")
@@ -233,14 +232,14 @@ def open_models(run: Any, folder: str | Path, out: str | Path | None = None) -> 
         return found
     if len(found) > 1:
         raise ConfigError("out= holds the results of one model", [one.name for one in found], "leave out= away")
-    return [replace(found[0], results_in=Path(out), evaluations=_stored(Path(out)))]
+    return [replace(found[0], results_in=Path(out), evaluations=stored(Path(out)))]
 
 
 def open_onnx(path: Path) -> Run:
     """An ONNX file as a run; its results lie beside it in ``<stem>.evaluation``."""
     spec = OnnxPredictor(path).spec
     results = path.with_name(f"{path.stem}.evaluation")
-    return Run(path, spec, OmegaConf.create(), results_in=results, evaluations=_stored(results))
+    return Run(path, spec, OmegaConf.create(), results_in=results, evaluations=stored(results))
 
 
 def load(path: Path, spec: ModelSpec) -> Predictor:
@@ -256,11 +255,6 @@ def _open_target(config: Any, out: str | Path | None) -> Run:
         raise ConfigError(f"{name} has no folder of its own", None, "say where its results go: out=<folder>")
     model = Checked(instantiate(config), name)
     return GivenRun(Path(name.rpartition(".")[2]), model.spec, OmegaConf.create(), given=model)
-
-
-def _stored(folder: Path) -> dict[str, Evaluation]:
-    files = sorted(one for one in folder.glob("*.json") if not one.name.endswith(".detail.json"))
-    return {file.stem: Evaluation.from_dict(storage.read_json(file)) for file in files}
 
 
 def _session(path: Path) -> tuple[Any, tuple[type[BaseException], ...]]:

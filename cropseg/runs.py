@@ -5,7 +5,8 @@
 - ``.hydra/config.yaml``: the config that made it;
 - ``metrics.csv``: one or more rows an epoch (a forest has a single one);
 - ``validation.json``: score and confusion matrix on the validation part;
-- ``evaluation/<key>.json``: Evaluation, one an evaluation set and way of predicting.
+- ``evaluation/<key>.json``: Evaluation, one an evaluation set and way of predicting; beside it :mod:`cropseg.details`;
+- ``evaluation/validation.reliability.json``: what confidence was worth on the validation part.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
+from cropseg import details
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import warn
+from cropseg.details import Details
 from cropseg.predictor import ModelSpec, Predictor, latest_run
 from cropseg.scores import Evaluation
 
@@ -37,6 +40,10 @@ MOVED: Final = {"cropseg.learners.neural.load": "cropseg.learners.network.load"}
 
 NOT_OF_A_MODEL: Final = ("seed", "paths", "run_dir", "resume", "hydra")
 """Keys of a run's config in which two runs of one model may differ and be compared over seeds."""
+
+
+BESIDE: Final = (".detail.json", ".reliability.json")
+"""Ends of files that lie among the evaluations and are none."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +118,19 @@ class Run:
         """Let go of the loaded model; the next use loads it again. A forest takes a gigabyte."""
         self.__dict__.pop("predictor", None)
 
-    def store(self, evaluation: Evaluation) -> Path:
-        """Write an evaluation into :attr:`results`, atomically, and return its path."""
+    def store(self, evaluation: Evaluation, found: Details | None = None) -> Path:
+        """Write an evaluation into :attr:`results`, its details first, each file atomically; return its path."""
         path = self.results / f"{evaluation.key}.json"
+        if found is None:
+            details.remove(self.results, evaluation.key)
+        else:
+            details.write(self.results, evaluation.key, found, evaluation.confusion)
         storage.write_json(path, evaluation.to_dict())
         return path
+
+    def details(self, key: str) -> Details | None:
+        """What is stored beside the evaluation ``key``; None for one that earlier versions made."""
+        return details.read(self.results, key)
 
 
 def open_run(path: str | Path) -> Run:
@@ -144,10 +159,14 @@ def open_run(path: str | Path) -> Run:
         choices={str(k): str(v) for k, v in choices.items()},
         history=read_history(path / "metrics.csv"),
         validation=storage.read_json(validation) if validation.is_file() else {},
-        evaluations={
-            file.stem: Evaluation.from_dict(storage.read_json(file)) for file in sorted(path.glob("evaluation/*.json"))
-        },
+        evaluations=stored(path / "evaluation"),
     )
+
+
+def stored(folder: Path) -> dict[str, Evaluation]:
+    """The evaluations of a folder by their key; what lies beside them is none."""
+    files = sorted(file for file in folder.glob("*.json") if not file.name.endswith(BESIDE))
+    return {file.stem: Evaluation.from_dict(storage.read_json(file)) for file in files}
 
 
 def open_runs(run: object, folder: str | Path) -> list[Run]:
