@@ -16,7 +16,7 @@ from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
-from cropseg.ground import Rows, refuse_trained, shared_ground, training_parts
+from cropseg.ground import Rows, Sharing, refuse_trained, sharing, training_parts
 from cropseg.predictor import ModelSpec, Predictor
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
@@ -111,7 +111,8 @@ def evaluate(
         without_data += int((empty & (truth != IGNORE)).sum())
         truth[empty] = IGNORE
         confusion += metrics.confusion_matrix(truth, predicted, classes)
-    shared = shared_ground(dataset, rows, trained)
+    shares = sharing(dataset, rows, trained)
+    unknown = LEAKAGE_UNKNOWN if shares.ground is None else ""
     return Evaluation(
         set=evaluation_set.name,
         dataset=dataset.spec.name,
@@ -129,9 +130,10 @@ def evaluate(
         confusion=confusion,
         without_label=without_label,
         without_data=without_data,
-        note="; ".join(part for part in (evaluation_set.note, LEAKAGE_UNKNOWN if shared is None else "") if part),
+        note="; ".join(part for part in (evaluation_set.note, unknown) if part),
         tta=tta or "",
-        shared_ground=shared,
+        shared_ground=shares.ground,
+        sharing=shares.to_dict(),
     )
 
 
@@ -140,8 +142,9 @@ def evaluate_runs(
 ) -> list[Evaluation]:
     """Score each run on each set, store the results in the runs' folders and print a table.
 
-    Every set is opened before the first is scored, so that a wrong path costs no waiting. Runs that differ in their
-    seed alone are shown together in a second table, with mean and range.
+    Every set is opened before the first is scored, so that a wrong path costs no waiting, and what it shares with the
+    training part is told before any score is known. Runs that differ in their seed alone are shown together in a second
+    table, with mean and range.
 
     Raises:
         ConfigError: No set was chosen, or two of them share a name.
@@ -152,7 +155,7 @@ def evaluate_runs(
         raise ConfigError("two evaluation sets share a name", [one.name for one in sets], "give each its own")
     chosen = [(run, one.of(run)) for run in runs for one in sets]
     for run, one in chosen:
-        _open(run.spec, one)
+        _say_sharing(run, one.name, sharing(*_open(run.spec, one)))
     alone = {str(group[0].path) for group in seed_groups(runs) if len(group) == 1}
     results: list[Evaluation] = []
     rows: list[Sequence[object]] = []
@@ -162,7 +165,6 @@ def evaluate_runs(
             result = evaluate(run.predictor, one, batch_size, tta)
             path = run.store(result)
             say(f"{run.name} on {result.key}: {result.patches} patches, confusion matrix in {path}")
-            _say_ground(run, result)
             results.append(result)
             found.setdefault(str(run.path), {})[result.key] = result
             rows.extend(score_rows(label(run, runs), result, "one seed" if str(run.path) in alone else ""))
@@ -191,20 +193,18 @@ def score_rows(model: str, evaluation: Evaluation, remark: str = "") -> Iterator
         yield (model, evaluation.key, protocol, evaluation.patches, *means, note)
 
 
-def _say_ground(run: Run, result: Evaluation) -> None:
-    """Tell how much of a set's ground the model was trained on."""
-    if result.shared_ground is None:
+def _say_sharing(run: Run, name: str, shares: Sharing) -> None:
+    """Tell what a set shares with what the model was trained on."""
+    if shares.ground is None:
         say(
-            f"{run.name} on {result.set}: its training data is gone, was prepared again or was never told, "
+            f"{run.name} on {name}: its training data is gone, was prepared again or was never told, "
             "so leakage cannot be told: it may have been trained on the same ground"
         )
-    elif result.shared_ground > 0:
-        warn(
-            f"{run.name} on {result.set}: {result.shared_ground:.1%} of the patches lie on ground of the training part "
-            "(other dates, other parcels or overlapping windows): their score is optimistic"
-        )
+    elif shares.ground > 0:
+        why = "other dates, other parcels or overlapping windows of it: their score is optimistic"
+        warn(f"{run.name} on {name}: {shares.words} ({why})")
     else:
-        say(f"{run.name} on {result.set}: no patch lies on ground of the training part")
+        say(f"{run.name} on {name}: {shares.words}")
 
 
 def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], list[Rows | None]]:

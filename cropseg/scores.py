@@ -63,6 +63,8 @@ class Evaluation:
         note: What a reader of the score must know.
         tta: Test-time augmentation (``d4``: mean over eight symmetries); empty for none.
         shared_ground: Of the patches, the share whose ground also lies in the training part; None if not known.
+        sharing: What else both share, :meth:`cropseg.ground.Sharing.to_dict`: ``years``, ``label_sources`` (None: not
+            told) and ``same_dataset``; None for evaluations of earlier versions.
     """
 
     set: str
@@ -84,6 +86,7 @@ class Evaluation:
     note: str = ""
     tta: str = ""
     shared_ground: float | None = None
+    sharing: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> str:
@@ -108,6 +111,10 @@ class Evaluation:
             found.append(f"part {self.part}, not test")
         if self.shared_ground:
             found.append(f"ground shared with training: {self.shared_ground:.0%} of the patches")
+        if self.sharing and not self.sharing["same_dataset"]:  # a part of the training dataset shares both by design
+            for what, key in (("years", "years"), ("label source", "label_sources")):
+                if shared := self.sharing[key]:
+                    found.append(f"{what} shared with training: {', '.join(map(str, shared))}")
         return tuple(found)
 
     @property
