@@ -1,8 +1,8 @@
 """Every number of the paper's Tables 1-14 as it is printed there (arXiv 2606.00676), for a reader to hold ours against.
 
-Cells are strings, since "0.7665" and 0.7665 are not the same statement. Rows of classes stand in the order of their ids,
+Cells are strings, since "0.750" and 0.75 are not the same statement. Rows of classes stand in the order of their ids,
 whatever order the paper prints them in. Where a symbol got lost in the text that is at hand, the cell is :data:`LOST`;
-what can be recovered from other figures of the paper stands in :data:`RECOVERED`.
+what other figures of the paper give back stands in :data:`RECOVERED`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Printed:
 
 
 def value(cell: str) -> float:
-    """The number that a cell prints: ``1,031,982,204``, ``44.216%`` (0.44216) or ``0.7665``; NaN for the sign of absence."""
+    """The number that a cell prints, such as ``6,870``, ``44.216%`` (0.44216) or ``0.7665``; NaN for a dash."""
     if cell == ABSENT:
         return float("nan")
     plain = cell.replace(",", "")

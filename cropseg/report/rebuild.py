@@ -9,7 +9,7 @@ columns and diagonal settle them all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -129,8 +129,8 @@ def cross(dataset: str) -> Confusion:
     """
     first, support = {"DACIA5": (0, 4), "PASTIS": (2, 5)}[dataset]
     cells = [paper.TABLE_14.row(name) for name in paper.CLASSES]
-    picked: Any = zip(*((cell[first], cell[first + 1], cell[support]) for cell in cells), strict=True)
-    return _from_cells(*picked, rest=paper.CLASSES.index("background"))
+    iou, recall, pixels = ([cell[index] for cell in cells] for index in (first, first + 1, support))
+    return _from_cells(iou, recall, pixels, rest=paper.CLASSES.index("background"))
 
 
 def _from_cells(
