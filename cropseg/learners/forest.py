@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset, Part
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import UInt8Array, UInt16Array
+from cropseg.learners import hardware
 from cropseg.learners.folder import clear
 from cropseg.learners.options import options_of
 from cropseg.learners.versions import versions
@@ -101,7 +103,8 @@ class ForestLearner:
 
         Args:
             data: The dataset and the parts of its split; only ``train`` is learned from and only ``val`` scored on.
-            run_dir: Gets ``forest.skops``, ``spec.json``, ``validation.json``, ``importances.json``, ``metrics.csv``.
+            run_dir: Gets ``forest.skops``, ``spec.json``, ``validation.json``, ``importances.json``, ``hardware.json``,
+                ``metrics.csv``.
 
         Returns:
             The predictor, as :func:`load` would give it.
@@ -120,10 +123,12 @@ class ForestLearner:
             if len(parts[part]) == 0:
                 raise InputError(f"split {data.split} of {dataset.root} has no patch in part", part, "prepare it again")
         features = Features(dataset.spec.bands, self.context, self.windows)
+        started = time.perf_counter()
         samples = draw(dataset, parts["train"], features, self.sampling)
         _show(samples, dataset.spec.taxonomy.names)
         with options_of("model.forest"):
             forest = clone(self.forest).fit(samples.x, samples.y)
+        spent = time.perf_counter() - started
         spec = ModelSpec.of(
             dataset,
             data.split,
@@ -138,6 +143,7 @@ class ForestLearner:
         )
         predictor = ForestPredictor(forest, spec, protocol=dataset.spec.protocol)
         predictor.confusion = validate(predictor, dataset, parts["val"])
+        hardware.record(run_dir, seconds=spent)
         predictor.save(run_dir)
         self._log(predictor, data, run_dir)
         say(f"validation miou_present {predictor.validation_score:.4f}; the run is in {run_dir}")

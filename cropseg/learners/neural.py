@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from cropseg.core.errors import ConfigError
 from cropseg.core.progress import say
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import NODATA_RULES, NoData
-from cropseg.learners import joint
+from cropseg.learners import hardware, joint
 from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
 from cropseg.learners.folder import clear
 from cropseg.learners.init import Init
@@ -103,7 +104,8 @@ class NeuralLearner:
 
         Args:
             data: The dataset and the parts of its split.
-            run_dir: Gets ``weights.pt``, ``spec.json``, ``validation.json`` and what the trackers write.
+            run_dir: Gets ``weights.pt``, ``spec.json``, ``validation.json``, ``hardware.json`` and what the trackers
+                write.
 
         Returns:
             The predictor at the chosen checkpoint (the last epoch, if no callback keeps checkpoints), on the processor
@@ -150,6 +152,7 @@ class NeuralLearner:
         with _quiet(), joint.disbanded_after():
             trainer = self._trainer(run_dir)
             announce(trainer.loggers, run_dir, dataset, data.split)
+            started = time.perf_counter()
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=left, weights_only=True)
             except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
@@ -160,6 +163,7 @@ class NeuralLearner:
                     raise
                 remedy = "see conf/trainer, conf/callbacks and conf/scheduler"
                 raise ConfigError("training is refused", str(error), remedy) from error
+        spent = None if left else time.perf_counter() - started
         confusion, epoch = _choose(trainer, module, self.choose_by)
         predictor = NeuralPredictor(
             net=net,
@@ -182,6 +186,10 @@ class NeuralLearner:
             protocol=dataset.spec.protocol,
         ).to(str(trainer.strategy.root_device))
         if trainer.is_global_zero:
+            device = str(trainer.strategy.root_device)
+            hardware.record(
+                run_dir, device=device, processes=trainer.world_size, seconds=spent, epochs=trainer.current_epoch
+            )
             predictor.save(run_dir)
         say(f"validation miou_present {predictor.validation_score:.4f} at epoch {epoch + 1}; the run is in {run_dir}")
         return predictor

@@ -17,6 +17,7 @@ from cropseg import pictures
 from cropseg.core.manifest import Dataset
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.core.taxonomy import Taxonomy
+from cropseg.learners.hardware import machine
 from cropseg.learners.loggers import CsvLogger, TakesPictures
 from cropseg.learners.versions import git_state, versions
 from cropseg.metrics import Confusion
@@ -49,7 +50,8 @@ def describe_run(run_dir: Path, dataset: Dataset, split: str) -> dict[str, Any]:
     Returns:
         ``config``: the composed config, resolved where it can be, secrets masked; empty outside Hydra.
         ``data``: name, split, manifest's SHA-256 and whether the pixels are simulated.
-        ``git``: ``commit`` and ``dirty`` (``yes``, ``no`` or ``unknown``). ``versions``: of packages.
+        ``git``: ``commit`` and ``dirty`` (``yes``, ``no`` or ``unknown``). ``versions``: of packages. ``machine``: its
+        processor, memory and system.
     """
     path = Path(run_dir) / ".hydra" / "config.yaml"
     spec = dataset.spec
@@ -59,6 +61,7 @@ def describe_run(run_dir: Path, dataset: Dataset, split: str) -> dict[str, Any]:
         "data": data,
         "git": git_state(),
         "versions": {name: found for name, found in versions("torch", "numpy").items() if name != "commit"},
+        "machine": machine(),
     }
 
 

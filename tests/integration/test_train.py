@@ -48,6 +48,7 @@ def test_debug_experiment_leaves_a_finished_run(train, capsys):
         "spec.json",
         "validation.json",
         "metrics.csv",
+        "hardware.json",
         "checkpoints",
         "tensorboard",
     } <= names

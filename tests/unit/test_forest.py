@@ -187,7 +187,15 @@ def test_caps_are_at_least_one(caps):
 
 def test_a_run_folder_is_complete_and_loads_to_the_same_predictor(run, dataset):
     predictor, folder = run
-    names = {"forest.skops", "spec.json", "validation.json", "importances.json", "metrics.csv", "panels"}
+    names = {
+        "forest.skops",
+        "spec.json",
+        "validation.json",
+        "importances.json",
+        "metrics.csv",
+        "hardware.json",
+        "panels",
+    }
     assert {path.name for path in folder.iterdir()} == names
     spec = ModelSpec.from_dict(json.loads((folder / "spec.json").read_text()))
     assert spec.loader == "cropseg.learners.forest.load"
