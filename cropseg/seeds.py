@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol as Shape
 
 import numpy as np
 
@@ -57,7 +58,19 @@ class SeedScores:
         return Spread.of([one.scores(protocol)[key] for one in self.evaluations])
 
 
-def group_labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+class Named(Shape):
+    """What has a model's name and a folder's."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+
+    @property
+    def model(self) -> str:
+        """What was trained."""
+
+
+def group_labels(groups: Sequence[Sequence[Named]]) -> list[str]:
     """What a table calls each group: its model, with the names of its runs where another group has the same model."""
     models = [group[0].model for group in groups]
     labels = []
