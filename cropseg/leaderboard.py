@@ -95,14 +95,18 @@ def rank(
         raise ConfigError("unknown protocol", protocol, f"choose from {', '.join(PROTOCOLS)}, or null")
     groups = group(entries) if seeds else [[entry] for entry in entries]
     labels = group_labels(groups)
-    wanted = None if sets is None else set(sets)
+    known = sorted({one.key for entry in entries for one in entry.evaluations})
+    for name in [*(sets or ()), *([sort] if sort not in (None, "name") else [])]:
+        if name not in known or (sets is not None and name not in sets):
+            raise ConfigError("no run was scored on the set", name, f"choose from {', '.join(known) or 'none'}")
+    wanted = set(known if sets is None else sets)
     alone = {str(one[0].path) for one in group(entries) if len(one) == 1}
     rows = []
     for label, members in zip(labels, groups, strict=True):
         scored: dict[Place, list[tuple[Entry, Evaluation]]] = {}
         for entry in members:
             for one in entry.evaluations:
-                if wanted is None or one.key in wanted:
+                if one.key in wanted:
                     scored.setdefault(_place(one, protocol), []).append((entry, one))
         cells = {place: _cell(found, place.protocol, score, len(members), alone) for place, found in scored.items()}
         rows.append(Row(label, tuple(members), cells))
@@ -110,10 +114,6 @@ def rank(
         {place for row in rows for place in row.cells},
         key=lambda one: (one.key != "internal", one.key, one.dataset, one.split, one.part, one.protocol, one.digest),
     )
-    known = list(dict.fromkeys(place.key for place in places))
-    for name in [*(sets or ()), *([sort] if sort not in (None, "name") else [])]:
-        if name not in known:
-            raise ConfigError("no run was scored on the set", name, f"choose from {', '.join(known) or 'none'}")
     if sort == "name":
         return places, sorted(rows, key=lambda row: row.label)
     first = [place for place in places if sort is None or place.key == sort]
@@ -186,9 +186,7 @@ def titles(places: Sequence[Place]) -> list[str]:
             told.append(PROTOCOLS[place.protocol])
         if len({one.classes for one in twins}) > 1:
             own = [name for name in place.classes if any(name not in one.classes for one in twins)]
-            told.append(
-                f"{len(place.classes)} classes with {', '.join(own)}" if own else f"{len(place.classes)} classes"
-            )
+            told.append(f"{len(place.classes)} classes" + (f" with {', '.join(own)}" if own else ""))
         alike = [one for one in twins if (one.dataset, one.split, one.part) == (place.dataset, place.split, place.part)]
         if len({one.digest for one in alike}) > 1:
             told.append(place.digest[:8] or "unknown")

@@ -148,7 +148,7 @@ def test_score_protocol_sort_and_sets(tmp_path):
     for wrong in ({"score": "f1"}, {"score": "iou"}, {"score": "miou:maize"}, {"protocol": "some"}, {"sort": "else"}):
         with pytest.raises(ConfigError):
             board(tmp_path, **wrong)
-    with pytest.raises(ConfigError, match="choose from internal, away"):
+    with pytest.raises(ConfigError, match="choose from away, internal"):
         board(tmp_path, sets=["nowhere"])
 
 
