@@ -25,9 +25,9 @@ from omegaconf import DictConfig
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.labels import BACKGROUND, IGNORE
-from cropseg.core.manifest import MANIFEST_SCHEMA, SPLIT_SCHEMA, DatasetSpec, read_table, write_dataset, write_table
+from cropseg.core.manifest import MANIFEST_SCHEMA, DatasetSpec, read_table, write_dataset, write_table
 from cropseg.core.progress import say, table, track
-from data_prep import harmonize, stats
+from data_prep import harmonize, more_splits, stats
 from data_prep.folder import dataset_folder
 from data_prep.parallel import mapping
 from data_prep.places import Patches
@@ -298,9 +298,7 @@ def add_split(recipe: Recipe, steps: list[Step]) -> None:
         raise ConfigError(
             f"{root} has a split of that name, drawn otherwise", split.name, "give this one a name: split.name="
         )
-    storage.write_json(root / "splits" / f"{split.name}.json", proof(split, manifest, rows))
-    write_table(path, rows, SPLIT_SCHEMA)
-    parts = Counter(row["part"] for row in rows)
+    parts = more_splits.write(root, split, rows, proof(split, manifest, rows))
     steps.append(Step("split", len(rows), len(rows) - parts["buffer"], "patches", dict(parts)))
     say(f"split {split.name} drawn over the {manifest.num_rows} patches of {root}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Final
 
@@ -45,6 +45,10 @@ class Patches:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Patches:
+        """Those of the patches that are ``chosen``, (n,)."""
+        return Patches(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @classmethod
     def read(cls, manifest: pa.Table) -> Patches:

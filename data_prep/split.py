@@ -158,6 +158,61 @@ class GroupSplit:
 
 
 @dataclass(frozen=True)
+class CountrySplit:
+    """By country, also where there are fewer of them than parts.
+
+    As many countries as parts are divided like any group (:class:`GroupSplit`). Of two, one is tested on and the other
+    learned from, with validation patches drawn by place, as :class:`LocationSplit` does.
+
+    Attributes:
+        cell_m: Side of a cell in metres, where validation is drawn by place.
+        buffer_m: Least distance between training and validation patches in metres, there.
+        seed: Seed of the draw, also of the country that is tested on.
+        fractions: Shares of train, val and test; of two countries the third share is whatever the country holds.
+        name: Name of the split.
+    """
+
+    cell_m: float = 2560.0
+    buffer_m: float = 0.0
+    seed: int = 0
+    fractions: Fractions = (0.8, 0.1, 0.1)
+    name: str = "country"
+
+    def __post_init__(self) -> None:
+        """Check the figures."""
+        LocationSplit(self.cell_m, self.buffer_m, self.seed, self.fractions)
+        if min(_checked(self.fractions)[::2]) <= 0:
+            raise ConfigError("a split by country needs a share of train and of test", list(self.fractions))
+
+    def assign(self, patches: Patches) -> Rows:
+        """Draw the countries, and the validation patches where no country is left for them."""
+        names = np.unique(patches.country)
+        if len(names) < 2:
+            remedy = "leave this split out, or prepare regions of more countries"
+            raise ConfigError("a split by country needs two countries at least, and there is", names.tolist(), remedy)
+        if len(names) >= sum(share > 0 for share in self.fractions):
+            return GroupSplit("country", self.seed, self.fractions, self.name).assign(patches)
+        tested = min(names.tolist(), key=lambda name: uniform(self.seed, name))
+        other = patches.country != tested
+        rest = patches.only(other)
+        train, val, _ = self.fractions
+        place = places(rest, self.cell_m)
+        parts = np.full(len(patches), "test", dtype="<U6")
+        shares = (train / (train + val), val / (train + val), 0.0)
+        drawn = draw(rest, place, shares, self.seed, f"make split.cell_m smaller than {self.cell_m:g}")
+        parts[other] = buffered(rest, drawn, self.buffer_m)
+        _all_present(parts, "make split.buffer_m or split.cell_m smaller, or prepare more regions")
+        group = patches.country.astype(np.result_type(patches.country, place))
+        group[other] = place
+        return _rows(patches, parts, group)
+
+    def broken(self, report: dict[str, Any]) -> list[str]:
+        """No country of the test part in another part."""
+        shared = report["shared_countries_with_test"]
+        return [f"{len(shared)} shared: {shared[0]}"] if shared else []
+
+
+@dataclass(frozen=True)
 class TestOnly:
     """An evaluation set: every patch in ``test``.
 
@@ -227,8 +282,8 @@ def proof(split: Split, manifest: pa.Table, rows: Sequence[dict[str, str]]) -> d
 
     Returns:
         The report: patches and groups per part, ``minimum_distance_m`` between patches of different parts (None for
-        fewer than two parts), ``overlapping_pairs``, ``shared_products``, ``shared_dates``, ``shared_countries``, and
-        the classes each part lacks.
+        fewer than two parts), ``overlapping_pairs``, ``shared_products``, ``shared_dates``, ``shared_countries``,
+        ``shared_countries_with_test``, and the classes each part lacks.
 
     Raises:
         InputError: The promise is broken, or a patch has no part.
@@ -265,6 +320,9 @@ def proof(split: Split, manifest: pa.Table, rows: Sequence[dict[str, str]]) -> d
         "shared_products": _shared(patches.product, members),
         "shared_dates": _shared(patches.date, members),
         "shared_countries": _shared(patches.country, members),
+        "shared_countries_with_test": _shared(
+            patches.country, {"test": members["test"], "rest": np.concatenate([members["train"], members["val"]])}
+        ),
         "classes_absent": {
             part: np.flatnonzero(patches.counts[rows_].sum(axis=0) == 0).tolist()
             for part, rows_ in members.items()

@@ -4,14 +4,17 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shapely
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cropseg.core.errors import ConfigError, InputError
+from data_prep import more_splits
 from data_prep.places import Patches, ground, places
-from data_prep.split import GroupSplit, LocationSplit, RandomSplit, TestOnly, proof
+from data_prep.split import CountrySplit, GroupSplit, LocationSplit, RandomSplit, TestOnly, proof
 from data_prep.stratify import iterative_stratification
 
 SIZE = 64  # pixels of 10 m
@@ -178,6 +181,34 @@ def test_groups_stay_whole(column):
         proof(split, table(rows), found)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_two_countries_one_is_tested_on_and_validation_is_drawn_by_place(seed):
+    rows = [{**r, "country": "AT" if int(r["id"].split("/")[1].split("_")[0]) < 503000 else "FR"} for r in grid(10)]
+    split = CountrySplit(cell_m=640, buffer_m=1, seed=seed)
+    found = split.assign(Patches.read(table(rows)))
+    assert found == split.assign(Patches.read(table(rows[::-1])))
+    parts = {r["id"]: r["part"] for r in found}
+    by_part = {part: {r["country"] for r in rows if parts[r["id"]] == part} for part in ("train", "val", "test")}
+    assert by_part["train"] == by_part["val"] != by_part["test"]
+    assert [len(countries) for countries in by_part.values()] == [1, 1, 1]
+    report = proof(split, table(rows), found)
+    assert report["shared_countries_with_test"] == []
+    assert report["patches"]["train"] > report["patches"]["val"] > 0
+    trained = [r for r in rows if parts[r["id"]] in ("train", "val")]
+    near, shared = brute(trained, parts)
+    assert near >= 1
+    assert shared < 50
+    next(r for r in found if r["part"] == "test")["part"] = "train"
+    with pytest.raises(InputError, match="1 shared"):
+        proof(split, table(rows), found)
+
+
+def test_three_countries_are_divided_like_any_group():
+    rows = [{**r, "country": ["AT", "FR", "SK"][i % 3]} for i, r in enumerate(grid(5, 6))]
+    patches = Patches.read(table(rows))
+    assert CountrySplit().assign(patches) == GroupSplit("country").assign(patches)
+
+
 def test_test_only():
     found = TestOnly().assign(Patches.read(table(grid(2))))
     assert {r["part"] for r in found} == {"test"}
@@ -209,6 +240,8 @@ def test_the_proof_sees_what_is_broken():
         lambda: LocationSplit(cell_m=1e6).assign(Patches.read(table(grid(3)))),
         lambda: LocationSplit(cell_m=640, buffer_m=1e5).assign(Patches.read(table(grid(3)))),
         lambda: GroupSplit("country").assign(Patches.read(table(grid(3)))),
+        lambda: CountrySplit().assign(Patches.read(table(grid(3)))),
+        lambda: CountrySplit(fractions=(0.9, 0.1, 0.0)),
     ],
 )
 def test_impossible_splits_are_refused(make):
@@ -221,3 +254,32 @@ def test_no_patches_and_double_ids():
         Patches.read(table(grid(1)).slice(0, 0))
     with pytest.raises(InputError, match="twice"):
         Patches.read(table([*grid(1), *grid(1)]))
+
+
+def test_missing_splits_are_added_and_those_there_stay(tmp_path, capsys):
+    rows = grid(8)
+    root = tmp_path / "data"
+    pq.write_table(table(rows), _made(root) / "manifest.parquet")
+    wanted = {"r": RandomSplit(), "l": LocationSplit(cell_m=640), "c": CountrySplit()}
+    assert more_splits.add(root, wanted) == ["random", "location"]
+    said = capsys.readouterr()
+    assert "split country is left out: a split by country needs two countries" in " ".join(said.err.split())
+    assert "128 patches" in said.out
+    before = (root / "splits" / "random.parquet").read_bytes()
+    assert more_splits.add(root, {"r": RandomSplit(seed=1)}) == ["random"]
+    assert (root / "splits" / "random.parquet").read_bytes() == before
+    parts = [r["part"] for r in pq.read_table(root / "splits" / "location.parquet").to_pylist()]
+    assert set(parts) == {"train", "val", "test"}
+    with pytest.raises(ConfigError, match="two countries"):
+        more_splits.add(root, {"c": CountrySplit()})
+    with pytest.raises(ConfigError, match="no split was named"):
+        more_splits.add(root, {})
+    with pytest.raises(InputError, match="no dataset"):
+        more_splits.add(tmp_path / "other", wanted)
+    with FileLock(tmp_path / ".data.lock"), pytest.raises(InputError, match="at work"):
+        more_splits.add(root, wanted)
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
