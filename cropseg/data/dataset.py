@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
+from cropseg.core.bands import NODATA
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset
@@ -26,12 +27,15 @@ class Sample(TypedDict):
         mask: uint8 (height, width), class ids and 255.
         symmetry: bool (3,), see :func:`cropseg.data.augment.apply_symmetry`; all False means as it is.
         row: int64 (), row of the manifest.
+        complete: bool (), whether every band of every pixel has data. Told here, on the processor: asking a GPU would
+            make the processor wait for it at each step.
     """
 
     image: Tensor
     mask: Tensor
     symmetry: Tensor
     row: Tensor
+    complete: Tensor
 
 
 Key = tuple[int, ...]
@@ -110,6 +114,7 @@ class PatchDataset(TorchDataset[Sample]):
             "mask": torch.from_numpy(mask),
             "symmetry": torch.from_numpy(symmetry),
             "row": torch.tensor(row),
+            "complete": torch.tensor(bool(image.min() > NODATA)),
         }
 
 

@@ -16,7 +16,7 @@ NoData = Literal["fill", "zero"]
 NODATA_RULES: Final = get_args(NoData)
 
 
-def fill_nodata(images: Tensor) -> tuple[Tensor, Tensor]:
+def fill_nodata(images: Tensor, complete: bool | None = None) -> tuple[Tensor, Tensor]:
     """Fill pixels without data from valid ones.
 
     A pixel is valid if all its bands are above 0. All bands of another one are taken together from, in this order,
@@ -29,14 +29,18 @@ def fill_nodata(images: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         images: (N, bands, H, W), uint16 or float, 0 = no data.
+        complete: Whether all pixels are known to have data, which saves time; None looks, and waits for the device.
 
     Returns:
         Filled images, float32 (N, bands, H, W) in the unit given, and the valid pixels, bool (N, H, W).
     """
     values = images.to(torch.float32)
     valid = (values > NODATA).all(dim=1)
-    # Only saves time; an exported program cannot branch on pixels.
-    if not torch.compiler.is_exporting() and bool(valid.all()):
+    if complete is None:  # an exported program cannot branch on pixels
+        complete = not torch.compiler.is_exporting() and bool(
+            valid.all()
+        )
+    if complete:
         return values, valid
     count = valid.sum(dim=(1, 2)).clamp(min=1)
     mean = (values * valid[:, None]).sum(dim=(2, 3)) / count[:, None]
@@ -47,18 +51,19 @@ def fill_nodata(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(valid[:, None], values, filled), valid
 
 
-def model_input(images: Tensor, nodata: NoData = "fill") -> tuple[Tensor, Tensor]:
+def model_input(images: Tensor, nodata: NoData = "fill", complete: bool | None = None) -> tuple[Tensor, Tensor]:
     """What a network is given: reflectance, with pixels without data filled.
 
     Args:
         images: uint16 (N, bands, H, W), reflectance × 10000, 0 = no data.
         nodata: ``fill`` is :func:`fill_nodata`; ``zero`` leaves zeros, as the paper does.
+        complete: As for :func:`fill_nodata`.
 
     Returns:
         Reflectance, float32 (N, bands, H, W), and the valid pixels, bool (N, H, W).
     """
     if nodata == "fill":
-        values, valid = fill_nodata(images)
+        values, valid = fill_nodata(images, complete)
     else:
         values = images.to(torch.float32)
         valid = (values > NODATA).all(dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -92,14 +92,18 @@ class SegmentationModule(L.LightningModule):
         logits: Tensor = self.net(x)
         return logits
 
-    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> dict[str, Tensor]:
+    def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> dict[str, Any]:
+        """Read on the processor what it would have to wait for once it is on the device."""
+        return {**batch, "complete": bool(batch["complete"].all())}
+
+    def on_after_batch_transfer(self, batch: Mapping[str, Any], dataloader_idx: int) -> dict[str, Tensor]:
         """Turn raw pixels into what the network sees, on its device: no-data rule, reflectance, symmetry.
 
         Returns:
             ``x`` float32 (N, bands, H, W), ``target`` int64 (N, H, W), ``row`` int64 (N,); in validation also
             ``valid``, bool (N, H, W), where there is data.
         """
-        x, valid = model_input(batch["image"], self.nodata)
+        x, valid = model_input(batch["image"], self.nodata, batch["complete"])
         target = batch["mask"].long()
         if self.nodata == "fill":
             target = torch.where(valid, target, IGNORE)

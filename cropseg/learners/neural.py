@@ -243,7 +243,7 @@ def _quiet() -> Iterator[None]:
             # CropDataModule chooses the number of loader processes on purpose.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             # The module turns raw pixels into what its network sees; the data module leaves batches as they are.
-            warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")
+            warnings.filterwarnings("ignore", message="You have overridden `on_(before|after)_batch_transfer`")
             # A run into the folder of an earlier one writes over its checkpoints.
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             # What is logged of an epoch is summed over processes before.

@@ -35,7 +35,7 @@ from cropseg.predictor import ModelSpec
 
 REPO = Path(__file__).resolve().parents[2]
 # NeuralLearner silences it: the module turns raw pixels into what its network sees.
-pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `on_(before|after)_batch_transfer`")
 
 
 def module_of(**options):
@@ -84,6 +84,7 @@ def test_image_and_mask_are_turned_together_and_scaled_once():
         "mask": torch.from_numpy(mask),
         "symmetry": torch.from_numpy(symmetry),
         "row": torch.arange(8),
+        "complete": True,
     }
     module = module_of().train()
     seen = module.on_after_batch_transfer(batch, 0)
@@ -96,6 +97,27 @@ def test_image_and_mask_are_turned_together_and_scaled_once():
         assert any(np.array_equal(seen["target"][index].numpy(), view) for view in views)
     kept = module.eval().on_after_batch_transfer(batch, 0)  # validation is not turned
     np.testing.assert_array_equal(kept["target"].numpy(), mask)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_step_asks_the_device_for_no_value(dataset, monkeypatch, turned):
+    """What stands for it on a processor: no tensor becomes a number between the transfer and the loss."""
+    data = CropDataModule(dataset.root, batch_size=8, augment=turned)
+    data.setup("fit")
+    module = module_of().train()
+    batches = [module.on_before_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    assert {batch["complete"] for batch in batches} == {False}  # one of the patches lacks data
+    for complete in (True, False):
+        batch = {**batches[0], "complete": complete}
+        with monkeypatch.context() as patch:
+            for name in ("__bool__", "__float__", "__int__", "item", "tolist", "cpu", "numpy"):
+                patch.setattr(torch.Tensor, name, refused)
+            seen = module.on_after_batch_transfer(batch, 0)
+            module.loss.value(module.loss.sums(module(seen["x"]), seen["target"])).backward()
+
+
+def refused(*args):
+    raise AssertionError("the processor would wait for the device")
 
 
 @settings(max_examples=20, deadline=None)

@@ -51,6 +51,8 @@ def test_equals_the_rule_read_pixel_by_pixel(seed, height, width, share):
         expected, truth = fill_slowly(images[i])
         np.testing.assert_array_equal(valid[i].numpy(), truth)
         np.testing.assert_allclose(filled[i].numpy(), expected, rtol=1e-5)
+    told, _ = fill_nodata(torch.from_numpy(images), complete=bool(images.min()))
+    assert torch.equal(told, filled)
 
 
 def test_a_swath_edge_is_mirrored():
@@ -61,7 +63,8 @@ def test_a_swath_edge_is_mirrored():
 
 def test_nothing_changes_where_all_is_valid_and_nothing_is_nan_where_all_is_not():
     full = torch.randint(1, 10000, (2, 10, 16, 16)).to(torch.uint16)
-    assert torch.equal(fill_nodata(full)[0], full.float())
+    for complete in (None, True, False):
+        assert torch.equal(fill_nodata(full, complete)[0], full.float())
     filled, valid = fill_nodata(torch.zeros_like(full))
     assert (filled == 0).all()
     assert not valid.any()
