@@ -15,32 +15,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cropseg.core.errors import ConfigError, InputError
-from cropseg.metrics import Confusion, Protocol, stack_scores
-
-LEAST_PLACES: Final = 10
-"""Fewer clusters give intervals that are far too narrow (Cameron et al., 2008, doi:10.1162/rest.90.3.414)."""
+from cropseg.metrics import Protocol, mean_of_known
+from cropseg.redraw import LEAST_PLACES, SCORES, Drawn, Floats, Places, draw
 
 LEAST_SEEDS: Final = 3
 """Fewer seeds a model say nothing about training again."""
 
 FITTED_ONLY: Final = "these two fitted models only"
 """What stands beside a comparison of fewer seeds than :data:`LEAST_SEEDS`."""
-
-SCORES: Final = ("miou", "miou_present", "miou_union", "miou_foreground", "pixel_accuracy", "mean_class_accuracy")
-"""The scores that are one number, keys of :func:`cropseg.metrics.scores`."""
-
-AT_ONCE: Final = 4_000_000
-"""Counts of drawn places held at a time."""
-
-Floats = npt.NDArray[np.float64]
-Places = Mapping[str, Confusion]
-"""Confusion matrix of each place, (classes, classes), rows truth: all its dates and windows added up."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +57,8 @@ class Intervals:
     """Every mean, and the IoU of every class.
 
     Attributes:
-        means: By the names of :data:`SCORES`.
-        iou: One a class, by its id. A class with truth on fewer than :data:`LEAST_PLACES` places has no ends.
+        means: By the names of :data:`cropseg.redraw.SCORES`.
+        iou: One a class, by its id. A class with truth on fewer than :data:`cropseg.redraw.LEAST_PLACES` places has no ends.
     """
 
     means: Mapping[str, Interval]
@@ -115,14 +103,14 @@ def bootstrap(
 
     Args:
         places: Confusion matrix of each place.
-        score: One of :data:`SCORES`.
+        score: One of :data:`cropseg.redraw.SCORES`.
         protocol: Which pixels count.
         draws: Bootstrap draws.
         level: Share of draws inside the interval.
         seed: Of the draws.
 
     Raises:
-        InputError: Fewer than :data:`LEAST_PLACES` places have a pixel that counts.
+        InputError: Fewer than :data:`cropseg.redraw.LEAST_PLACES` places have a pixel that counts.
         ConfigError: An impossible number of draws, level or score.
     """
     _known(score)
@@ -145,7 +133,7 @@ def intervals(
         InputError: The places differ between seeds, or too few have a pixel that counts.
         ConfigError: An impossible number of draws or level.
     """
-    drawn = _drawn(runs, protocol, draws, level, seed)
+    drawn = draw(runs, protocol, draws, level, seed)
     return _read(drawn, _picks(len(runs), draws, np.random.default_rng([seed, 1])), level)
 
 
@@ -169,7 +157,9 @@ def drop(
         seed: Of the draws.
 
     Returns:
-        ``inner`` minus ``outer``; the places counted are the fewer of both.
+        ``inner`` minus ``outer``; the places counted are the fewer of both. Of the means there is one more, ``common``:
+        the mean of the IoU over the classes that have truth on both sets, for the other means change their classes
+        from set to set.
 
     Raises:
         InputError: As for :func:`intervals`, of either set, or their classes differ.
@@ -177,16 +167,17 @@ def drop(
     """
     if len(inner) != len(outer):
         raise ConfigError("a drop compares the same seeds on both sets", (len(inner), len(outer)), "evaluate all")
-    one, other = (_drawn(runs, protocol, draws, level, of) for runs, of in ((inner, seed), (outer, seed + 1)))
+    one, other = (draw(runs, protocol, draws, level, of) for runs, of in ((inner, seed), (outer, seed + 1)))
     if len(one.with_class) != len(other.with_class):
         classes = (len(one.with_class), len(other.with_class))
         raise InputError("both sets must have the same classes", classes, "evaluate one model on both")
-    difference = _Drawn(
-        found={name: one.found[name] - other.found[name] for name in one.found},
-        whole={name: one.whole[name] - other.whole[name] for name in one.whole},
-        counted=min(one.counted, other.counted),
-        with_class=np.minimum(one.with_class, other.with_class),
+    with_class = np.minimum(one.with_class, other.with_class)
+    found, whole = (
+        {key: a[key] - b[key] for key in a} for a, b in ((one.found, other.found), (one.whole, other.whole))
     )
+    for differences in (found, whole):
+        differences["common"] = mean_of_known(differences["iou"][..., with_class > 0])
+    difference = Drawn(found, whole, min(one.counted, other.counted), with_class)
     return _read(difference, _picks(len(inner), draws, np.random.default_rng([seed, 1])), level)
 
 
@@ -242,7 +233,7 @@ def compare_all(
     _known(score)
     if not all(models):
         raise ConfigError("a comparison needs at least one run of each model", [len(m) for m in models], "give both")
-    drawn = _drawn([run for model in models for run in model], protocol, draws, level, seed)
+    drawn = draw([run for model in models for run in model], protocol, draws, level, seed)
     ends = np.cumsum([0, *(len(model) for model in models)])
     parts = [slice(low, high) for low, high in pairwise(ends.tolist())]
     found = {}
@@ -284,71 +275,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Scores of runs on drawn places, before they are put together over seeds.
-
-    Attributes:
-        found: float64 (runs, draws) by score; ``iou`` (runs, draws, classes).
-        whole: The same without draws, on all places.
-        counted: Places with a pixel that counts in one of the runs.
-        with_class: int64 (classes,), places that hold truth of a class.
-    """
-
-    found: Mapping[str, Floats]
-    whole: Mapping[str, Floats]
-    counted: int
-    with_class: npt.NDArray[np.int64]
-
-
-def _drawn(runs: Sequence[Places], protocol: Protocol, draws: int, level: float, seed: int) -> _Drawn:
-    """Draw places and read every score of every run off each draw: all runs are given the same ground."""
-    if draws < 100 or not 0 < level < 1:
-        raise ConfigError("draws must be at least 100 and level between 0 and 1", (draws, level), "use 2000 and 0.95")
-    stack = _stacked(runs)
-    truth = stack.sum(axis=(0, 3))
-    counted = int((truth[:, 1:] if protocol == "crop" else truth).any(axis=1).sum())
-    if counted < LEAST_PLACES:
-        remedy = f"an interval needs at least {LEAST_PLACES} places; report the score without one"
-        raise InputError("too few places for an interval", counted, remedy)
-    keys = (*SCORES, "iou")
-    found = stack_scores(_totals(stack, draws, seed), protocol)
-    whole = stack_scores(stack.sum(axis=1), protocol)
-    with_class = (truth > 0).sum(axis=0)
-    return _Drawn({key: found[key] for key in keys}, {key: whole[key] for key in keys}, counted, with_class)
-
-
-def _stacked(runs: Sequence[Places]) -> npt.NDArray[np.int64]:
-    """The runs' matrices in the order of the names of the places, (runs, places, classes, classes)."""
-    if not runs:
-        raise ConfigError("an interval needs at least one run", 0, "give its places")
-    names = sorted(runs[0])
-    for run in runs[1:]:
-        if differing := set(run) ^ set(names):
-            remedy = "evaluate both on the same set"
-            raise InputError("the runs were not scored on the same places", sorted(differing)[:3], remedy)
-    if not names:
-        raise InputError("too few places for an interval", 0, "evaluate the run on a set with patches")
-    return np.stack([np.stack([np.asarray(run[name], dtype=np.int64) for name in names]) for run in runs])
-
-
-def _totals(stack: npt.NDArray[np.int64], draws: int, seed: int) -> npt.NDArray[Any]:
-    """Confusion matrices of each draw, whole numbers, (runs, draws, classes, classes)."""
-    runs, places, classes = stack.shape[:3]
-    flat: npt.NDArray[Any] = stack.transpose(1, 0, 2, 3).reshape(places, -1)
-    # Products of floats are many times faster, and exact as long as no total reaches 2^53.
-    exact = float(stack.max(initial=0)) * places < 2**53
-    kind = np.float64 if exact else np.int64
-    flat = flat.astype(kind)
-    random = np.random.default_rng(seed)
-    found = np.empty((draws, flat.shape[1]), dtype=kind)
-    step = max(1, AT_ONCE // places)
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
-        found[start : start + size] = random.multinomial(places, np.full(places, 1 / places), size=size) @ flat
-    return found.reshape(draws, runs, classes, classes).swapaxes(0, 1)
-
-
 def _picks(seeds: int, draws: int, random: np.random.Generator) -> npt.NDArray[np.int64] | None:
     """Which seeds are drawn, (seeds, draws); None for too few to be drawn from."""
     return random.integers(0, seeds, (seeds, draws)) if seeds >= LEAST_SEEDS else None
@@ -364,14 +290,16 @@ def _over_seeds(found: Floats, picks: npt.NDArray[np.int64] | None) -> Floats:
     return mean + math.sqrt(seeds / (seeds - 1)) * (drawn - mean)
 
 
-def _read(drawn: _Drawn, picks: npt.NDArray[np.int64] | None, level: float) -> Intervals:
+def _read(drawn: Drawn, picks: npt.NDArray[np.int64] | None, level: float) -> Intervals:
     """Put scores together over seeds and give each its ends."""
     seeds = len(drawn.whole["miou"])
     whole = {key: values.mean(axis=0) for key, values in drawn.whole.items()}
     found = {key: _over_seeds(values, picks) for key, values in drawn.found.items()}
-    means = {}
-    for key in SCORES:
-        means[key] = Interval(float(whole[key]), *_ends(found[key], level), level, drawn.counted, seeds)
+    means = {
+        key: Interval(float(whole[key]), *_ends(found[key], level), level, drawn.counted, seeds)
+        for key in whole
+        if key != "iou"
+    }
     iou = []
     for i, places in enumerate(drawn.with_class.tolist()):
         ends = _ends(found["iou"][:, i], level) if places >= LEAST_PLACES else (math.nan, math.nan)

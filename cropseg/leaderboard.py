@@ -15,7 +15,7 @@ import numpy as np
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import say, table, track, warn
-from cropseg.intervals import SCORES
+from cropseg.redraw import SCORES
 from cropseg.report.tables import Column, Table
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol
 from cropseg.seeds import Spread, group_labels
@@ -81,7 +81,7 @@ def rank(
 
     Args:
         entries: What :func:`cropseg.stored.read` gave.
-        score: One of :data:`cropseg.intervals.SCORES`, ``iou:<class>`` or ``accuracy:<class>``.
+        score: One of :data:`cropseg.redraw.SCORES`, ``iou:<class>`` or ``accuracy:<class>``.
         protocol: Which pixels count; None for what each set is meant for.
         seeds: Whether runs that differ in their seed alone are one row.
         sort: A set's name: best first on it; ``name``: by name; None for the first column.

@@ -158,11 +158,11 @@ def stack_scores(
     iou, accuracy = _stack_iou(counts), _ratio(hits, support)
     return {
         "miou": np.nan_to_num(iou, nan=0.0).mean(axis=-1),
-        "miou_present": _stack_mean(np.where(support > 0, iou, np.nan)),
-        "miou_union": _stack_mean(iou),
+        "miou_present": mean_of_known(np.where(support > 0, iou, np.nan)),
+        "miou_union": mean_of_known(iou),
         "miou_foreground": np.nan_to_num(foreground, nan=0.0).mean(axis=-1),
         "pixel_accuracy": _ratio(hits.sum(axis=-1), support.sum(axis=-1)),
-        "mean_class_accuracy": _stack_mean(accuracy),
+        "mean_class_accuracy": mean_of_known(accuracy),
         "iou": iou,
         "accuracy": accuracy,
     }
@@ -173,7 +173,7 @@ def _stack_iou(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return _ratio(hits, counts.sum(axis=-2) + counts.sum(axis=-1) - hits)
 
 
-def _stack_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def mean_of_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Mean over the last axis of the values that are not NaN; NaN where there are none."""
     known = ~np.isnan(values)
     return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

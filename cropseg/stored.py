@@ -9,18 +9,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
 from cropseg.core import storage
 from cropseg.core.errors import InputError
 from cropseg.predictor import latest_run
-from cropseg.runs import NOT_OF_A_MODEL, finished
+from cropseg.runs import BESIDE, NOT_OF_A_MODEL, finished
 from cropseg.scores import PROTOCOLS, Evaluation
-
-BESIDE: Final = (".detail.json", ".reliability.json")
-"""Endings of files that lie beside stored evaluations and are none."""
 
 
 @dataclass(frozen=True)

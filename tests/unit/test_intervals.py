@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cropseg.core.errors import ConfigError, InputError
-from cropseg.intervals import FITTED_ONLY, SCORES, bootstrap, compare, compare_all, drop, holm, intervals
+from cropseg.intervals import FITTED_ONLY, bootstrap, compare, compare_all, drop, holm, intervals
 from cropseg.metrics import scores, stack_scores
+from cropseg.redraw import SCORES
 
 
 def ground(random, places=30, classes=4, right=0.7, spread=0.1, pixels=200):
@@ -189,7 +190,7 @@ def test_every_mean_and_every_class_at_once(protocol):
         assert found.means[key] == bootstrap(places, key, protocol, draws=150)
     whole = scores(sum(places.values()), protocol)
     assert [one.value for one in found.iou] == pytest.approx(whole["iou"])
-    assert [one.clusters for one in found.iou] == [14, 14, 14, 9]
+    assert [one.clusters for one in found.iou] == [14 if protocol == "all" else 0, 14, 14, 9]
     assert np.isnan([found.iou[3].low, found.iou[3].high]).all()
     drawn = []
     for counts in np.random.default_rng(0).multinomial(14, np.full(14, 1 / 14), size=150):
@@ -201,7 +202,7 @@ def test_every_mean_and_every_class_at_once(protocol):
 def test_huge_counts_and_many_places_in_pieces_change_nothing(monkeypatch):
     places = ground(np.random.default_rng(2), places=12)
     expected = bootstrap(places, draws=130)
-    monkeypatch.setattr("cropseg.intervals.AT_ONCE", 100)
+    monkeypatch.setattr("cropseg.redraw.AT_ONCE", 100)
     assert bootstrap(places, draws=130) == expected
     huge = {name: matrix * 10**13 for name, matrix in places.items()}  # beyond what floats hold exactly
     found = bootstrap(huge, draws=130)
@@ -217,8 +218,16 @@ def test_a_drop_is_the_difference_of_two_independent_draws():
     assert fall.value == pytest.approx(one.value - other.value)
     assert fall.clusters == 15
     assert fall.low > 0
+    assert found.means["common"].value == pytest.approx(found.means["miou"].value)
     # Variances of independent draws add up.
     assert fall.high - fall.low == pytest.approx(np.hypot(one.high - one.low, other.high - other.low), rel=0.15)
+    for matrix in outer.values():
+        matrix[2] = 0
+    found = drop([inner], [outer], draws=200)
+    gaps = [found.iou[i].value for i in (0, 1, 3)]
+    assert found.means["common"].value == pytest.approx(np.mean(gaps))
+    assert found.means["common"].low < np.mean(gaps) < found.means["common"].high
+    assert found.iou[2].clusters == 0
     with pytest.raises(ConfigError, match="same seeds"):
         drop([inner], [outer, outer])
     with pytest.raises(InputError, match="same classes"):
