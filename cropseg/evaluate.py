@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
-import numpy as np
-
-from cropseg import metrics
-from cropseg.core.bands import NODATA
-from cropseg.core.errors import ConfigError, InputError, MismatchError
-from cropseg.core.labels import IGNORE
+from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
-from cropseg.core.progress import say, table, track, warn
-from cropseg.core.scene import UInt8Array, UInt16Array
+from cropseg.core.progress import say, table, warn
+from cropseg.counting import PARCEL_YEAR, PLACE
+from cropseg.details import Details
 from cropseg.ground import Rows, Sharing, refuse_trained, sharing, training_parts
 from cropseg.predictor import ModelSpec, Predictor
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
 from cropseg.seeds import SEED_COLUMNS, seed_rows
+from cropseg.streaming import run_through
 from cropseg.tta import augmented
+
+TAKEN = (".detail", ".patches", ".clusters", ".reliability")
+"""Ends of a set's name that would give its file the name of another set's details."""
 
 LEAKAGE_UNKNOWN = "leakage cannot be told, for the training data is not known here"
 """Stored in the note where a model's training data is gone, was prepared again, or was never told."""
@@ -39,6 +39,8 @@ class EvaluationSet:
         protocol: ``all`` where unlabelled ground is background, ``crop`` where only labelled crop pixels are known.
         note: What a reader of the score must know.
         made_by: The command that makes the dataset, told where it is missing.
+        clusters: What intervals are drawn over: ``place``, all dates and overlapping windows of a place together; or
+            ``parcel_year``, for a set of few places with many parcels.
     """
 
     name: str
@@ -48,6 +50,7 @@ class EvaluationSet:
     protocol: Protocol = "all"
     note: str = ""
     made_by: str = ""
+    clusters: Literal["place", "parcel_year"] = "place"
 
     def __post_init__(self) -> None:
         """Check the values that are one of a few."""
@@ -55,7 +58,10 @@ class EvaluationSet:
             raise ConfigError(f"part of evaluation set {self.name}", self.part, f"choose from {', '.join(PARTS)}")
         if self.protocol not in get_args(Protocol):
             raise ConfigError(f"protocol of evaluation set {self.name}", self.protocol, "choose all or crop")
-        if not self.name or any(character in self.name for character in "/\\") or self.name.startswith("."):
+        if self.clusters not in ("place", "parcel_year"):
+            raise ConfigError(f"clusters of evaluation set {self.name}", self.clusters, "choose place or parcel_year")
+        unfit = any(character in self.name for character in "/\\") or self.name.startswith(".")
+        if not self.name or unfit or self.name.endswith(TAKEN):
             raise ConfigError("name of an evaluation set must do for a file", self.name, "use letters, digits, _ and -")
 
     def of(self, run: Run) -> EvaluationSet:
@@ -76,10 +82,18 @@ class EvaluationSet:
 def evaluate(
     predictor: Predictor, evaluation_set: EvaluationSet, batch_size: int = 8, tta: str | None = None
 ) -> Evaluation:
-    """Score a model on one set.
+    """Score a model on one set; what :func:`examine` gives, without the details."""
+    return examine(predictor, evaluation_set, batch_size, tta)[0]
 
-    Patches are read in batches, so memory does not grow with their number. Pixels whose truth is 255 are left out, and
-    so are labelled pixels where any band of the image has no data: a map has no class there either. Both are counted.
+
+def examine(
+    predictor: Predictor, evaluation_set: EvaluationSet, batch_size: int = 8, tta: str | None = None
+) -> tuple[Evaluation, Details]:
+    """Score a model on one set, and keep what finer questions need.
+
+    Patches are read and counted in batches on other threads while the model predicts, a few batches ahead and behind,
+    so memory does not grow with their number but for a kilobyte each. Pixels whose truth is 255 are left out, and so
+    are labelled pixels where any band of the image has no data: a map has no class there either. Both are counted.
 
     Args:
         predictor: The model.
@@ -88,7 +102,8 @@ def evaluate(
         tta: Test-time augmentation: ``d4`` averages probabilities over the eight symmetries of a patch; None for none.
 
     Raises:
-        ConfigError: The set does not name its dataset and split, or its protocol contradicts the dataset.
+        ConfigError: The set does not name its dataset and split, its protocol contradicts the dataset, or it asks for
+            clusters by parcel and the dataset knows none.
         InputError: The dataset is missing or has no patch in that part, or a patch is broken.
         MismatchError: The model does not take this dataset, or was trained on patches of it.
     """
@@ -97,23 +112,11 @@ def evaluate(
     predictor = augmented(predictor, tta)
     spec = predictor.spec
     dataset, rows, trained = _open(spec, evaluation_set)
-    classes = len(spec.taxonomy)
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    without_label = without_data = 0
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    for batch in track(batches, f"evaluating {evaluation_set.name}"):
-        images, truth = _read(dataset, batch)
-        predicted = predictor.labels(images)
-        if predicted.shape != truth.shape:
-            raise MismatchError("the model's labels have another shape than the masks", predicted.shape)
-        empty = (images == NODATA).any(axis=1)
-        without_label += int((truth == IGNORE).sum())
-        without_data += int((empty & (truth != IGNORE)).sum())
-        truth[empty] = IGNORE
-        confusion += metrics.confusion_matrix(truth, predicted, classes)
+    clusters_are = PARCEL_YEAR if evaluation_set.clusters == "parcel_year" else PLACE
+    found = run_through(predictor, dataset, rows, batch_size, f"evaluating {evaluation_set.name}", clusters_are)
     shares = sharing(dataset, rows, trained)
     unknown = LEAKAGE_UNKNOWN if shares.ground is None else ""
-    return Evaluation(
+    evaluation = Evaluation(
         set=evaluation_set.name,
         dataset=dataset.spec.name,
         root=str(dataset.root),
@@ -127,14 +130,15 @@ def evaluate(
         patch_size=dataset.spec.patch_size,
         training_patch_size=spec.patch_size,
         classes=spec.taxonomy.names,
-        confusion=confusion,
-        without_label=without_label,
-        without_data=without_data,
+        confusion=found.details.confusion,
+        without_label=found.without_label,
+        without_data=found.without_data,
         note="; ".join(part for part in (evaluation_set.note, unknown) if part),
         tta=tta or "",
         shared_ground=shares.ground,
         sharing=shares.to_dict(),
     )
+    return evaluation, found.details
 
 
 def evaluate_runs(
@@ -162,8 +166,8 @@ def evaluate_runs(
     found: dict[str, dict[str, Evaluation]] = {}
     for run in runs:
         for one in (chosen_set for of_run, chosen_set in chosen if of_run is run):
-            result = evaluate(run.predictor, one, batch_size, tta)
-            path = run.store(result)
+            result, found_beside = examine(run.predictor, one, batch_size, tta)
+            path = run.store(result, found_beside)
             say(f"{run.name} on {result.key}: {result.patches} patches, confusion matrix in {path}")
             results.append(result)
             found.setdefault(str(run.path), {})[result.key] = result
@@ -225,6 +229,9 @@ def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], l
             f"part {chosen.part} of split {chosen.split} of {dataset.root} has no patch", None, "choose another part"
         )
     taken = [int(row) for row in rows]
+    if chosen.clusters == "parcel_year" and dataset.manifest["parcels"].take(rows).null_count == len(rows):
+        remedy = f"set evaluation.{chosen.name}.clusters=place"
+        raise ConfigError(f"dataset {dataset.spec.name} knows no parcels to draw intervals over", None, remedy)
     parts = training_parts(spec, dataset)
     for part in parts:
         if part is not None:
@@ -237,27 +244,3 @@ def _open(spec: ModelSpec, chosen: EvaluationSet) -> tuple[Dataset, list[int], l
     if None in parts[1:]:
         warn(f"whether {chosen.name} was trained on by a run that this one started from cannot be told")
     return dataset, taken, parts
-
-
-def _read(dataset: Dataset, rows: Sequence[int]) -> tuple[UInt16Array, UInt8Array]:
-    """Images (n, bands, size, size) and masks (n, size, size) of ``rows``.
-
-    Raises:
-        InputError: A patch of another shape, or a label that is neither a class nor 255.
-    """
-    size, classes = dataset.spec.patch_size, len(dataset.spec.taxonomy)
-    images = np.empty((len(rows), len(dataset.spec.bands), size, size), dtype=np.uint16)
-    masks = np.empty((len(rows), size, size), dtype=np.uint8)
-    remedy = "prepare the dataset again"
-    for place, row in enumerate(rows):
-        patch = str(dataset.manifest["id"][row].as_py())
-        image, mask = dataset.image(row), dataset.mask(row)
-        for what, shape in (("image", image.shape[1:]), ("mask", mask.shape)):
-            if shape != (size, size):
-                raise InputError(f"{what} of patch {patch} is not {size} by {size} pixels", shape, remedy)
-        counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
-        unknown = np.flatnonzero(counts[classes:IGNORE]) + classes
-        if unknown.size:
-            raise InputError(f"mask of patch {patch} has labels that are no class", unknown.tolist(), remedy)
-        images[place], masks[place] = image, mask
-    return images, masks

@@ -19,7 +19,7 @@ from cropseg.core import storage, taxonomy
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.core.taxonomy import CropClass, Taxonomy
-from cropseg.predictor import ModelSpec, Predictor
+from cropseg.predictor import ModelSpec, Predictor, most_probable
 from cropseg.runs import Run, open_runs, stored
 
 LOADER: Final = "cropseg.external.load"
@@ -101,8 +101,11 @@ class OnnxPredictor:
 
     def labels(self, images: UInt16Array) -> UInt8Array:
         """The most probable class of each pixel, uint8 (n, height, width)."""
-        best: UInt8Array = self.probabilities(images).argmax(axis=1).astype(np.uint8)
-        return best
+        return self.classify(images)[0]
+
+    def classify(self, images: UInt16Array) -> tuple[UInt8Array, Floats]:
+        """What :meth:`labels` gives, and its probability, float32 (n, height, width)."""
+        return most_probable(self.probabilities(images))
 
     def save(self, folder: Path) -> None:
         """Copy the file into ``folder``."""
@@ -174,7 +177,27 @@ class Checked:
         Raises:
             MismatchError: They have another shape, are no whole numbers, or are no classes.
         """
-        found = np.asarray(self._predictor.labels(images))
+        return self._checked(np.asarray(self._predictor.labels(images)), images)
+
+    def classify(self, images: UInt16Array) -> tuple[UInt8Array, Floats | None]:
+        """Its labels and confidence in one pass; without a ``classify`` of its own, its labels alone.
+
+        Raises:
+            MismatchError: As for :meth:`labels`; or the confidence has another shape, or is no probability.
+        """
+        if not hasattr(self._predictor, "classify"):
+            return self.labels(images), None
+        answer, confidence = self._predictor.classify(images)
+        labels = self._checked(np.asarray(answer), images)
+        if confidence is None:
+            return labels, None
+        sure: Floats = np.asarray(confidence, dtype=np.float32)
+        if sure.shape != labels.shape or not ((sure >= 0) & (sure <= 1)).all():
+            remedy = "give the probability of each label, 0 … 1"
+            raise MismatchError(f"{self._name} gives a confidence that is none", sure.shape, remedy)
+        return labels, sure
+
+    def _checked(self, found: npt.NDArray[Any], images: UInt16Array) -> UInt8Array:
         wanted, classes = (len(images), *images.shape[2:]), len(self.spec.taxonomy)
         if found.shape != wanted or not np.issubdtype(found.dtype, np.integer):
             got = (found.shape, str(found.dtype))

@@ -170,6 +170,23 @@ def latest_run(folder: Path) -> Path:
     return max(specs, key=lambda spec: (spec.stat().st_mtime_ns, str(spec))).parent
 
 
+def most_probable(probabilities: npt.NDArray[np.float32]) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
+    """The class of the highest probability, of equal ones the lowest id, and that probability.
+
+    Args:
+        probabilities: float32 (n, classes, height, width).
+    """
+    best = probabilities.argmax(axis=1)
+    found: npt.NDArray[np.float32] = np.take_along_axis(probabilities, best[:, None], axis=1)[:, 0]
+    return best.astype(np.uint8), found
+
+
+def classify(predictor: Predictor, images: UInt16Array) -> tuple[UInt8Array, npt.NDArray[np.float32] | None]:
+    """Labels and their probability; of a predictor that cannot tell both in one pass, the labels alone."""
+    own = getattr(predictor, "classify", None)
+    return (predictor.labels(images), None) if own is None else own(images)
+
+
 class Predictor(Protocol):
     """A trained model.
 
@@ -192,6 +209,13 @@ class Predictor(Protocol):
 
     def labels(self, images: UInt16Array) -> UInt8Array:
         """The most probable class of each pixel, uint8 (n, height, width); never 255."""
+        ...
+
+    def classify(self, images: UInt16Array) -> tuple[UInt8Array, npt.NDArray[np.float32] | None]:
+        """What :meth:`labels` gives, and its probability, float32 (n, height, width), in one pass over the images.
+
+        None in place of the probability where the model has none.
+        """
         ...
 
     def save(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cropseg.core.errors import ConfigError
 from cropseg.core.scene import UInt8Array, UInt16Array
-from cropseg.predictor import ModelSpec, Predictor
+from cropseg.predictor import ModelSpec, Predictor, most_probable
 
 Tta = Literal["d4"]
 """Kinds of test-time augmentation: ``d4``, the four rotations of a square with and without a reflection."""
@@ -54,8 +54,11 @@ class Averaged:
 
     def labels(self, images: UInt16Array) -> UInt8Array:
         """The class of the highest mean probability, uint8 (n, height, width)."""
-        best: UInt8Array = self.probabilities(images).argmax(axis=1).astype(np.uint8)
-        return best
+        return self.classify(images)[0]
+
+    def classify(self, images: UInt16Array) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
+        """What :meth:`labels` gives, and its mean probability, float32 (n, height, width)."""
+        return most_probable(self.probabilities(images))
 
     def save(self, folder: Path) -> None:
         """Write the model that is asked; how it is asked is no part of a run."""

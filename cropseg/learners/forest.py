@@ -232,6 +232,17 @@ class ForestPredictor:
             result[first : first + len(part)] = part
         return result
 
+    def classify(self, images: UInt16Array) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
+        """What :meth:`labels` gives, and the share of the votes that it got, float32 (n, height, width)."""
+        n, height, width = self._checked(images)
+        labels, confidence = np.empty((n, height, width), np.uint8), np.empty((n, height, width), np.float32)
+        for first, votes in self._votes(images):
+            best = votes.argmax(axis=1)
+            part = self.forest.classes_[best].reshape(-1, height, width)
+            labels[first : first + len(part)] = part
+            confidence[first : first + len(part)] = votes[np.arange(len(best)), best].reshape(part.shape)
+        return labels, confidence
+
     def save(self, folder: Path) -> None:
         """Write ``forest.skops`` (deflated, no pickle), ``validation.json``, ``importances.json`` and ``spec.json``."""
         with storage.atomic_path(folder / FILE) as path:

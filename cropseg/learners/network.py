@@ -81,6 +81,17 @@ class NeuralPredictor:
             found: UInt8Array = self._logits(images).argmax(dim=1).to(torch.uint8).cpu().numpy()
         return found
 
+    def classify(self, images: UInt16Array) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
+        """What :meth:`labels` gives and its probability, float32 (n, height, width); both found on the device."""
+        with torch.inference_mode():
+            logits = self._logits(images)
+            best = logits.argmax(dim=1)
+            # Of softmax the winner alone is needed: exp(best) / sum(exp) = 1 / sum(exp(logit - best)).
+            highest = logits.gather(1, best[:, None])
+            confidence = 1 / (logits - highest).float().exp().sum(dim=1)
+            labels: UInt8Array = best.to(torch.uint8).cpu().numpy()
+            return labels, confidence.cpu().numpy()
+
     def _logits(self, images: UInt16Array) -> Tensor:
         if images.ndim != 4 or images.shape[1] != len(self.spec.bands):
             raise InputError(

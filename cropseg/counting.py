@@ -1,0 +1,370 @@
+"""Counting predicted patches: all that is stored of them is added up here, patch by patch, in whole numbers.
+
+What a patch gives (:func:`count`) needs nothing but the patch and may run on any thread. It is added up in one order
+(:class:`Tally`), product by product, so that only the parcels of one product are held. Sums are of integers: no size of
+a batch and no order of patches changes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy.ndimage import distance_transform_edt
+
+from cropseg import metrics
+from cropseg.calibration import BINS, STEPS, Reliability, bins_of
+from cropseg.core.labels import BACKGROUND
+from cropseg.core.manifest import Dataset
+from cropseg.core.scene import UInt8Array
+from cropseg.details import PATCHES, AreaBand, Band, Details, lists
+from cropseg.metrics import Confusion, Protocol
+
+BANDS_PX: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""Where bands of distance to the edge begin, in pixels; a pixel that touches an edge has distance 0."""
+
+BANDS_HA: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Where bands of parcel size begin, in hectares."""
+
+COMPACT: Final = 500_000
+"""Entries of a product's parcels that are held before those of the same parcel are added up: 16 MB."""
+
+PLACE: Final = "place"
+PARCEL_YEAR: Final = "parcel and year"
+FROM_PARCELS: Final = "parcel raster"
+FROM_TRUTH: Final = "class changes of the truth"
+NO_PARCELS: Final = "the dataset knows no parcels"
+NO_CONFIDENCE: Final = "the model gives labels without a confidence"
+
+UInt32Array = npt.NDArray[np.uint32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ParcelCount:
+    """Pixels of parcels by parcel, truth and prediction; parcel 0 is the ground outside.
+
+    Attributes:
+        number: Parcel of each entry.
+        cell: truth · classes + prediction of each entry.
+        pixels: Pixels of each entry.
+        once: Of these, those that are this window's own.
+        areas: Number of each parcel, and its own pixels whether counted or not.
+    """
+
+    number: Ints
+    cell: Ints
+    pixels: Ints
+    once: Ints
+    areas: tuple[Ints, Ints]
+
+
+@dataclass(frozen=True)
+class PatchCount:
+    """What one patch gives.
+
+    Attributes:
+        confusion: Its pixels.
+        boundary: The same by distance to the edge, (bands, classes, classes).
+        once: Those that are this window's own; None where no window overlaps it.
+        reliability: Pixels by (crop truth, correct, bin of the confidence), (2, 2, bins); None without confidence.
+        confidence: Sum of the confidences in units of 1 / STEPS, (2, bins), by (crop truth, bin).
+        parcels: By parcel; None without a parcel raster.
+    """
+
+    confusion: Confusion
+    boundary: Confusion
+    once: Confusion | None
+    reliability: Ints | None
+    confidence: Ints | None
+    parcels: ParcelCount | None
+
+
+def count(
+    truth: UInt8Array,
+    counted: npt.NDArray[np.bool_],
+    predicted: UInt8Array,
+    confidence: npt.NDArray[np.float32] | None,
+    parcels: UInt32Array | None,
+    mine: npt.NDArray[np.bool_] | None,
+    classes: int,
+) -> PatchCount:
+    """Count one patch.
+
+    Args:
+        truth: Class ids and 255, (height, width).
+        counted: Pixels that count: their truth is known and the image has data.
+        predicted: Class ids.
+        confidence: Probability of the predicted class; None where the model gives none.
+        parcels: Parcel numbers, 0 = none; None where they are not known.
+        mine: Pixels that no overlapping window counts; None where there is no such window.
+        classes: Number of classes.
+
+    Raises:
+        InputError: A predicted label is no class.
+    """
+    confusion = metrics.confusion_matrix(truth[counted], predicted[counted], classes)
+    cell = truth[counted].astype(np.int64) * classes + predicted[counted]
+    cells = classes * classes
+    band = np.digitize(edge_distance(truth if parcels is None else parcels), BANDS_PX[1:])[counted]
+    boundary = np.bincount(band * cells + cell, minlength=len(BANDS_PX) * cells)
+    own = None if mine is None else mine[counted]
+    histogram = sums = None
+    if confidence is not None:
+        of_crop = (truth[counted] != BACKGROUND).astype(np.int64)
+        claimed = confidence[counted].astype(np.float64)
+        right = truth[counted] == predicted[counted]
+        place = bins_of(claimed)
+        histogram = np.bincount((of_crop * 2 + right) * BINS + place, minlength=4 * BINS).reshape(2, 2, BINS)
+        added = np.bincount(of_crop * BINS + place, weights=claimed, minlength=2 * BINS).reshape(2, BINS)
+        sums = np.rint(added * STEPS).astype(np.int64)
+    return PatchCount(
+        confusion=confusion,
+        boundary=boundary.reshape(len(BANDS_PX), classes, classes),
+        once=None if own is None else np.bincount(cell[own], minlength=cells).reshape(classes, classes),
+        reliability=histogram,
+        confidence=sums,
+        parcels=None if parcels is None else _by_parcel(parcels, counted, cell, mine, cells),
+    )
+
+
+def edge_distance(labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Distance in pixels to the nearest pixel that touches an edge; infinite in a patch without an edge.
+
+    An edge lies between two pixels that share a side and differ. The border of the patch is none.
+
+    Args:
+        labels: Parcel numbers or classes, (height, width).
+    """
+    touches = np.zeros(labels.shape, dtype=bool)
+    down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    touches[1:] |= down
+    touches[:-1] |= down
+    touches[:, 1:] |= across
+    touches[:, :-1] |= across
+    if not touches.any():
+        return np.full(labels.shape, np.inf)
+    found: npt.NDArray[np.float64] = distance_transform_edt(~touches)
+    return found
+
+
+def _by_parcel(
+    parcels: UInt32Array, counted: npt.NDArray[np.bool_], cell: Ints, mine: npt.NDArray[np.bool_] | None, cells: int
+) -> ParcelCount:
+    numbers, local = numbered(parcels)
+    own = np.ones(parcels.shape, dtype=bool) if mine is None else mine
+    entry = local[counted] * cells + cell
+    pixels = np.bincount(entry, minlength=len(numbers) * cells)
+    once = pixels if mine is None else np.bincount(entry[own[counted]], minlength=len(numbers) * cells)
+    held = np.flatnonzero(pixels)
+    areas = np.bincount(local[own], minlength=len(numbers))
+    return ParcelCount(numbers[held // cells], held % cells, pixels[held], once[held], (numbers, areas))
+
+
+def numbered(parcels: UInt32Array) -> tuple[Ints, Ints]:
+    """The parcel numbers of a patch, ascending, and of each pixel which of them it has, (height, width).
+
+    As ``np.unique`` with ``return_inverse``; but parcels are a few long runs along the rows, and only these are sorted.
+    """
+    flat = parcels.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    numbers, which = np.unique(flat[starts], return_inverse=True)
+    local = np.repeat(which, np.diff(starts, append=flat.size))
+    return numbers.astype(np.int64), local.reshape(parcels.shape)
+
+
+class Tally:
+    """All patches of an evaluation, added up.
+
+    Args:
+        dataset: The dataset.
+        rows: Its rows in the order in which they are added: those of a product together, see :func:`in_order`.
+        places: Place of each row.
+        clusters_are: What intervals are drawn over: :data:`PLACE` or :data:`PARCEL_YEAR`.
+    """
+
+    def __init__(self, dataset: Dataset, rows: Sequence[int], places: Sequence[str], clusters_are: str) -> None:
+        n = len(dataset.spec.taxonomy)
+        self._table = dataset.manifest.take(np.asarray(rows, dtype=np.int64))
+        self._places, self._clusters_are = list(places), clusters_are
+        self._years = [when.year for when in self._table["datetime"].to_pylist()]
+        self._products = [tuple(one.values()) for one in self._table.select(list(PRODUCT)).to_pylist()]
+        self._hectares = dataset.spec.resolution**2 / 10_000
+        self._done = 0
+        self.confusions = np.zeros((len(rows), n, n), np.int64)
+        self._boundary = np.zeros((len(BANDS_PX), n, n), np.int64)
+        self._once = np.zeros((n, n), np.int64)
+        self._overlapping = False
+        self._reliability: Ints | None = np.zeros((2, 2, BINS), np.int64)
+        self._confidence = np.zeros((2, BINS), np.int64)
+        self._with_parcels = 0
+        self._open: list[ParcelCount] = []
+        self._held = 0
+        self._majority = np.zeros((n, n), np.int64)
+        self._areas = np.zeros((len(BANDS_HA), n, n), np.int64)
+        self._parcels = np.zeros(len(BANDS_HA), np.int64)
+        self._outside = np.zeros((n, n), np.int64)
+        self._clusters: dict[str, Confusion] = {}
+
+    @property
+    def confusion(self) -> Confusion:
+        """All pixels."""
+        found: Confusion = self.confusions.sum(axis=0)
+        return found
+
+    def add(self, patch: PatchCount) -> None:
+        """Add the next patch."""
+        at = self._done
+        if at and self._products[at] != self._products[at - 1]:
+            self._close()
+        self.confusions[at] = patch.confusion
+        self._boundary += patch.boundary
+        self._overlapping |= patch.once is not None
+        self._once += patch.confusion if patch.once is None else patch.once
+        if patch.reliability is None or patch.confidence is None or self._reliability is None:
+            self._reliability = None
+        else:
+            self._reliability += patch.reliability
+            self._confidence += patch.confidence
+        outside = patch.confusion
+        if patch.parcels is not None:
+            self._with_parcels += 1
+            of_none = patch.parcels.number == 0
+            outside = np.zeros(outside.size, np.int64)
+            outside[patch.parcels.cell[of_none]] = patch.parcels.pixels[of_none]
+            outside = outside.reshape(patch.confusion.shape)
+            self._open.append(patch.parcels)
+            self._held += len(patch.parcels.number)
+            if self._held > COMPACT:
+                self._open, self._held = [_merged(self._open)], 0
+        self._outside += outside
+        if self._clusters_are == PARCEL_YEAR:
+            self._cluster(f"{self._places[at]} {self._years[at]} outside parcels", outside)
+        else:
+            self._cluster(self._places[at], patch.confusion)
+        self._done += 1
+
+    def _cluster(self, name: str, confusion: Confusion) -> None:
+        if confusion.any():
+            self._clusters[name] = self._clusters[name] + confusion if name in self._clusters else confusion.copy()
+
+    def _close(self) -> None:
+        """Add up the parcels of the product that is done."""
+        if not self._open:
+            return
+        found, self._open, self._held = _merged(self._open), [], 0
+        n = len(self._outside)
+        numbers, areas = found.areas
+        which = np.searchsorted(numbers, found.number)
+        band = np.digitize(areas * self._hectares, BANDS_HA[1:])
+        crop = found.number > 0
+        np.add.at(self._areas.reshape(len(BANDS_HA), -1), (band[which[crop]], found.cell[crop]), found.pixels[crop])
+        votes = np.zeros((2, len(numbers), n), np.int64)
+        np.add.at(votes[0], (which, found.cell // n), found.once)
+        np.add.at(votes[1], (which, found.cell % n), found.once)
+        # argmax: of classes with as many pixels the one with the lower id.
+        decided = np.flatnonzero((numbers > 0) & (votes[0].sum(axis=1) > 0))
+        np.add.at(self._majority, tuple(votes[:, decided].argmax(axis=2)), 1)
+        self._parcels += np.bincount(band[decided], minlength=len(BANDS_HA))
+        if self._clusters_are == PARCEL_YEAR:
+            at = self._done - 1
+            subset = self._table["subset"][at].as_py()
+            starts = np.flatnonzero(np.diff(found.number, prepend=-1))
+            for first, end in zip(starts, [*starts[1:], len(found.number)], strict=True):
+                if number := int(found.number[first]):
+                    matrix = np.zeros(n * n, np.int64)
+                    matrix[found.cell[first:end]] = found.pixels[first:end]
+                    self._cluster(f"{subset} {self._years[at]} parcel {number}", matrix.reshape(n, n))
+
+    def details(self) -> Details:
+        """What is to be stored, once every patch was added."""
+        self._close()
+        without = {}
+        if not self._with_parcels:
+            without["parcels"] = NO_PARCELS
+        if self._reliability is None:
+            without["reliability"] = NO_CONFIDENCE
+        known = self._with_parcels > 0
+        return Details(
+            patches=self._rows(),
+            clusters={name: self._clusters[name] for name in sorted(self._clusters)},
+            clusters_are=self._clusters_are,
+            boundary=tuple(Band(*one) for one in zip(BANDS_PX, (*BANDS_PX[1:], math.inf), self._boundary, strict=True)),
+            boundary_from=self._edges(),
+            parcel_majority=self._majority if known else None,
+            parcel_areas=tuple(
+                AreaBand(start, end, int(parcels), matrix)
+                for start, end, parcels, matrix in zip(
+                    BANDS_HA, (*BANDS_HA[1:], math.inf), self._parcels, self._areas, strict=True
+                )
+            )
+            if known
+            else (),
+            outside_parcels=self._outside if known else None,
+            reliability=self._histograms(),
+            once=self._once if self._overlapping else None,
+            without=without,
+        )
+
+    def _edges(self) -> str:
+        rest = self._done - self._with_parcels
+        if not rest:
+            return FROM_PARCELS
+        if not self._with_parcels:
+            return FROM_TRUTH
+        return f"{FROM_PARCELS} in {self._with_parcels} patches, {FROM_TRUTH} in {rest}"
+
+    def _histograms(self) -> dict[Protocol, Reliability]:
+        if self._reliability is None:
+            return {}
+        pixels, correct, sums = self._reliability.sum(axis=1), self._reliability[:, 1], self._confidence / STEPS
+        return {
+            "all": Reliability(pixels.sum(axis=0), correct.sum(axis=0), sums.sum(axis=0)),
+            "crop": Reliability(pixels[1], correct[1], sums[1]),
+        }
+
+    def _rows(self) -> pa.Table:
+        table, hits = self._table, np.diagonal(self.confusions, axis1=1, axis2=2)
+        columns = {name: table[name] for name in ("id", "subset", "country", "roi", "product")}
+        columns |= {
+            "year": pa.array(self._years, pa.int32()),
+            "month": pa.array([when.month for when in table["datetime"].to_pylist()], pa.int32()),
+            "place": pa.array(self._places, pa.string()),
+            "cloud": table["scl_invalid_fraction"],
+            "nodata": table["nodata_fraction"],
+            "pixels": pa.array(self.confusions.sum(axis=(1, 2))),
+            "correct": pa.array(hits.sum(axis=1)),
+            "confusion": lists(self.confusions),
+        }
+        return pa.table(columns, schema=PATCHES).sort_by("id")
+
+
+PRODUCT: Final = ("subset", "product", "datetime")
+"""Columns of the manifest that tell one image of a scene from another; parcel numbers are those of a subset."""
+
+
+def in_order(dataset: Dataset, rows: Sequence[int]) -> list[int]:
+    """The rows product by product, and by id within: an order that does not depend on that of the manifest."""
+    table = dataset.manifest.select([*PRODUCT, "id"]).take(np.asarray(rows, dtype=np.int64)).to_pylist()
+    return [row for _, row in sorted((tuple(one.values()), row) for one, row in zip(table, rows, strict=True))]
+
+
+def _merged(parts: Sequence[ParcelCount]) -> ParcelCount:
+    """The same entries added up, ascending by parcel."""
+    cells = 1 + max((int(one.cell.max()) for one in parts if len(one.cell)), default=0)
+    number, cell, pixels, once = (
+        np.concatenate([getattr(one, name) for one in parts]) for name in ("number", "cell", "pixels", "once")
+    )
+    keys, which = np.unique(number * cells + cell, return_inverse=True)
+    totals = np.zeros((2, len(keys)), np.int64)
+    np.add.at(totals[0], which, pixels)
+    np.add.at(totals[1], which, once)
+    numbers, same = np.unique(np.concatenate([one.areas[0] for one in parts]), return_inverse=True)
+    areas = np.zeros(len(numbers), np.int64)
+    np.add.at(areas, same, np.concatenate([one.areas[1] for one in parts]))
+    return ParcelCount(keys // cells, keys % cells, totals[0], totals[1], (numbers, areas))
