@@ -1,0 +1,386 @@
+"""One model under several splits of the same patches: how much of its score a loose split gives it.
+
+Each run is scored on the test part of its own split. What is told of a split beside the score is how much of its test
+ground also lies in its training part, on whatever date.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from cropseg import cli, intervals
+from cropseg.core import storage
+from cropseg.core.errors import ConfigError, InputError, MismatchError
+from cropseg.core.manifest import Dataset, open_dataset
+from cropseg.core.progress import say, table, warn
+from cropseg.details import matrices
+from cropseg.evaluate import EvaluationSet, evaluate_runs
+from cropseg.ground import places, shared_area, shared_ground
+from cropseg.metrics import Protocol
+from cropseg.redraw import LEAST_PLACES, Places
+from cropseg.report.tables import Column, Table
+from cropseg.runs import NOT_OF_A_MODEL, Run, open_run, open_runs
+from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE
+from cropseg.seeds import Spread
+
+ORDER: Final = ("random", "location", "block", "country")
+"""Splits from the loosest to the strictest; others stand after them."""
+
+OWN_TEST: Final = EvaluationSet("internal", None, None, note="held-out ground of the training regions")
+"""What each run is scored on: the test part of the split that it was trained with."""
+
+
+@dataclass(frozen=True)
+class SplitScore:
+    """One model under one split.
+
+    Attributes:
+        split: Name of the split.
+        seeds: Of the runs.
+        train: Patches of the training part.
+        test: Patches of the test part.
+        places: Confusion matrix of each place of the test part, of each run.
+        test_places: Places of the test part.
+        area_in_train: Share of the test ground, each footprint once, that training patches cover.
+        patches_in_train: Share of the test patches of which more than a sliver is covered by one training patch.
+        places_in_train: Share of the test places that have training patches too.
+        score: Over the seeds.
+        interval: Over places, and over seeds if there are enough; None where there are too few places.
+    """
+
+    split: str
+    seeds: tuple[int | None, ...]
+    train: int
+    test: int
+    places: tuple[Places, ...]
+    test_places: int
+    area_in_train: float
+    patches_in_train: float
+    places_in_train: float
+    score: Spread
+    interval: intervals.Interval | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What one split adds to the score of another.
+
+    Attributes:
+        looser: Split with the first score.
+        stricter: Split with the score that is taken off.
+        found: The difference; None where a test part has too few places for an interval.
+        value: The difference of the means.
+        both: Places that both test parts hold.
+        p: Two-sided, corrected for all gaps together (Holm); NaN without ``found``.
+    """
+
+    looser: str
+    stricter: str
+    found: intervals.Comparison | None
+    value: float
+    both: int
+    p: float
+
+
+class AfterSweep(Callback):
+    """Checks the splits before the first job of ``experiment=leakage``, and makes the table after the last."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse splits that the dataset does not have, before an hour is spent on those that it has."""
+        with cli.one_line_errors():
+            check_splits(Path(str(config.dataset.root)), asked_splits(config))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Score the jobs and put them side by side."""
+        with cli.one_line_errors():
+            tabulate(str(config.hydra.sweep.dir), config.paths.runs)
+
+
+def asked_splits(config: DictConfig) -> list[str]:
+    """Values of ``dataset.split`` that a sweep goes through."""
+    params = OmegaConf.select(config, "hydra.sweeper.params", default=None) or {}
+    words = [f"{key}={value}" for key, value in params.items()]
+    words += list(OmegaConf.select(config, "hydra.overrides.task", default=None) or ())
+    splits = [str(config.dataset.split)]
+    for override in OverridesParser.create().parse_overrides(words):
+        if override.key_or_group == "dataset.split":  # a later word counts, as it does for the sweeper
+            swept = override.is_sweep_override()
+            splits = [str(one) for one in override.sweep_string_iterator()] if swept else [str(override.value())]
+    return splits
+
+
+def check_splits(root: Path, splits: Sequence[str]) -> None:
+    """Refuse splits that the dataset at ``root`` does not have.
+
+    Raises:
+        InputError: There is no dataset, or it lacks some; the remedy is the command that draws them.
+    """
+    remedy = f"python splits.py root={root}"
+    if not (root / "manifest.parquet").is_file():
+        raise InputError(
+            f"no dataset at {root}", None, f"prepare it (python prepare.py), then draw its splits: {remedy}"
+        )
+    missing = [split for split in splits if not (root / "splits" / f"{split}.parquet").is_file()]
+    if missing:
+        there = [split for split in splits if split not in missing]
+        without = f"; without them: dataset.split={','.join(there)}" if len(there) > 1 else ""
+        raise InputError(f"dataset {root} has no split", ", ".join(missing), f"draw what is missing: {remedy}{without}")
+
+
+def tabulate(
+    run: object,
+    runs: str | Path,
+    out: str | Path | None = None,
+    score: str = "miou_present",
+    protocol: Protocol = "all",
+    batch_size: int = 8,
+) -> tuple[Table, Table]:
+    """Score what is not scored yet, print both tables and write ``leakage.md``, ``leakage.csv``, ``leakage_gaps.csv``.
+
+    Args:
+        run: The sweep's folder, or a list of runs and sweeps.
+        runs: Where runs lie.
+        out: Folder of the files; None: the sweep's, or that of the first run.
+        score: Key of :data:`cropseg.scores.MEANS`.
+        protocol: Which pixels count.
+        batch_size: Patches at a time, where a run is yet to be scored.
+
+    Returns:
+        The splits, and the gaps between them.
+
+    Raises:
+        ConfigError: An unknown score or protocol.
+        MismatchError: The runs differ in more than split and seed, or have one split only.
+    """
+    if score not in MEANS or protocol not in PROTOCOLS:
+        remedy = f"choose from {', '.join(MEANS)}, and from {', '.join(PROTOCOLS)}"
+        raise ConfigError("no such score or protocol", f"{score}, {protocol}", remedy)
+    opened = open_runs(run, runs)
+    groups = by_split(opened)
+    dataset = _dataset(opened[0])
+    scored = _scored(opened, batch_size)
+    place = dict(zip(dataset.manifest["id"].to_pylist(), places(dataset, range(len(dataset))), strict=True))
+    found = [
+        _split_score(dataset, split, [scored[one.path] for one in group], place, score, protocol)
+        for split, group in groups.items()
+    ]
+    notes = _notes(score, protocol, simulated=dataset.spec.simulated)
+    model = opened[0].model
+    splits = _split_table(
+        found, f"{model} under {len(found)} splits of the {len(dataset)} patches of {dataset.spec.name}", score
+    )
+    between = _gap_table(gaps(found, score, protocol), score)
+    for one in (splits, between):
+        table(one.title, [column.title for column in one.columns], one.rows)
+    for note in notes:
+        say(note)
+    folder = _folder(run, opened) if out is None else Path(out)
+    text = "\n".join([splits.to_markdown(), between.to_markdown(), *(f"- {note}" for note in notes)]) + "\n"
+    storage.write_bytes(folder / "leakage.md", text.encode())
+    storage.write_bytes(folder / "leakage.csv", splits.to_csv().encode())
+    storage.write_bytes(folder / "leakage_gaps.csv", between.to_csv().encode())
+    say(f"wrote {folder / 'leakage.md'}, {folder / 'leakage.csv'} and {folder / 'leakage_gaps.csv'}")
+    return splits, between
+
+
+def by_split(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each split, from the loosest to the strictest; each seed once.
+
+    Raises:
+        MismatchError: They differ in more than split and seed, were trained on different patches, or have one split.
+    """
+    kept: dict[str, str] = {}
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        config: Any = OmegaConf.to_container(run.config, resolve=False)
+        rest = {key: value for key, value in config.items() if key not in NOT_OF_A_MODEL}
+        if isinstance(rest.get("dataset"), dict):
+            rest["dataset"] = {key: value for key, value in rest["dataset"].items() if key not in ("split", "root")}
+        for what, value in {**rest, "model option": run.model, "training patches": run.spec.manifest_digest}.items():
+            text = json.dumps(value, sort_keys=True, default=str)
+            if kept.setdefault(what, text) != text:
+                remedy = "name runs of one sweep of experiment=leakage"
+                raise MismatchError(f"the runs differ in {what}, not in split and seed alone", run.name, remedy)
+        group = groups.setdefault(run.spec.split, [])
+        if run.seed is not None and any(other.seed == run.seed for other in group):
+            warn(f"{run.name} is left out: seed {run.seed} under split {run.spec.split} is there already")
+        else:
+            group.append(run)
+    if len(groups) < 2:
+        remedy = "train under several: python train.py experiment=leakage"
+        raise MismatchError("all runs were trained under one split", ", ".join(groups), remedy)
+    order = [split for split in dict.fromkeys((*ORDER, *groups)) if split in groups]
+    return {split: groups[split] for split in order}
+
+
+def gaps(found: Sequence[SplitScore], score: str, protocol: Protocol) -> list[Gap]:
+    """Every two splits, the looser first.
+
+    The test parts differ. So places are drawn out of all that either holds, and each draw gives both their part of it:
+    a place that both hold is drawn for both, so the gap is paired there and not elsewhere.
+    """
+    raw = []
+    for one, other in combinations(found, 2):
+        everywhere = sorted({*one.places[0], *other.places[0]})
+        both = len({*one.places[0]} & {*other.places[0]})
+        value = one.score.mean - other.score.mean
+        enough = one.interval is not None and other.interval is not None
+        padded = [[_padded(run, everywhere) for run in side.places] for side in (one, other)]
+        compared = intervals.compare(padded[0], padded[1], score, protocol) if enough else None
+        raw.append(Gap(one.split, other.split, compared, value, both, math.nan))
+    corrected = intervals.holm({str(n): gap.found.p for n, gap in enumerate(raw) if gap.found is not None})
+    return [
+        Gap(gap.looser, gap.stricter, gap.found, gap.value, gap.both, corrected.get(str(n), math.nan))
+        for n, gap in enumerate(raw)
+    ]
+
+
+def _padded(run: Places, everywhere: Sequence[str]) -> Places:
+    none = np.zeros_like(next(iter(run.values())))
+    return {name: run.get(name, none) for name in everywhere}
+
+
+def _scored(runs: Sequence[Run], batch_size: int) -> dict[Path, Run]:
+    """The runs with an evaluation of their own test part, and what lies beside it; those that lack it are scored."""
+
+    def lacks(run: Run) -> bool:
+        one = run.evaluations.get(OWN_TEST.name)
+        of_this = one is not None and (one.manifest_digest, one.split, one.part) == (
+            run.spec.manifest_digest, run.spec.split, OWN_TEST.part,
+        )  # fmt: skip
+        return not of_this or run.details(OWN_TEST.name) is None
+
+    missing = [run for run in runs if lacks(run)]
+    if missing:
+        evaluate_runs(missing, [OWN_TEST], batch_size)
+    return {run.path: open_run(run.path) if run in missing else run for run in runs}
+
+
+def _split_score(
+    dataset: Dataset, split: str, runs: Sequence[Run], place: Mapping[str, str], score: str, protocol: Protocol
+) -> SplitScore:
+    parts = dataset.parts(split)
+    train, test = ([int(row) for row in parts[part]] for part in ("train", "test"))
+    ids = dataset.manifest["id"]
+    trained_places = {place[ids[row].as_py()] for row in train}
+    tested_places = {place[ids[row].as_py()] for row in test}
+    stacks = tuple(_by_place(run, place) for run in runs)
+    values = [run.evaluations[OWN_TEST.name].scores(protocol)[score] for run in runs]
+    try:
+        interval = intervals.intervals(stacks, protocol).means[score]
+    except InputError:  # too few places
+        interval = None
+    return SplitScore(
+        split=split,
+        seeds=tuple(run.seed for run in runs),
+        train=len(train),
+        test=len(test),
+        places=stacks,
+        test_places=len(tested_places),
+        area_in_train=shared_area(dataset, test, train),
+        patches_in_train=shared_ground(dataset, test, [(dataset, train)]) or 0.0,
+        places_in_train=len(tested_places & trained_places) / len(tested_places),
+        score=Spread.of(values),
+        interval=interval,
+    )
+
+
+def _by_place(run: Run, place: Mapping[str, str]) -> Places:
+    """Confusion matrix of each place, by names that are the same for every test part of the dataset."""
+    details = run.details(OWN_TEST.name)
+    if details is None:
+        raise InputError(f"{run.path} holds no scores by patch", None, "run the same command again")
+    found: dict[str, Any] = {}
+    for patch, confusion in zip(details.patches["id"].to_pylist(), matrices(details.patches), strict=True):
+        name = place[patch]
+        found[name] = found[name] + confusion if name in found else confusion
+    return found
+
+
+def _split_table(found: Sequence[SplitScore], title: str, score: str) -> Table:
+    columns = (
+        Column("split", text=True),
+        Column("seeds"),
+        Column("training patches"),
+        Column("test patches"),
+        Column("test places", "patches whose footprints overlap, over all dates, are one place"),
+        Column("test ground in train", "share of its area that training patches of any date cover"),
+        Column("test patches on it", "share that has more than 1 % of its ground in a training patch"),
+        Column("test places in train", "share that has training patches too"),
+        Column(MEANS[score][0], "mean (lowest … highest) over seeds"),
+        Column("95 % interval", "of the mean, over places, and over seeds if there are three or more"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            one.split, ", ".join("?" if seed is None else str(seed) for seed in one.seeds), f"{one.train:,}",
+            f"{one.test:,}", f"{one.test_places:,}", f"{one.area_in_train:.1%}", f"{one.patches_in_train:.1%}",
+            f"{one.places_in_train:.1%}", str(one.score), _interval(one.interval),
+        )
+        for one in found
+    )  # fmt: skip
+    return Table(title, columns, rows)
+
+
+def _gap_table(found: Sequence[Gap], score: str) -> Table:
+    columns = (
+        Column("gap", text=True),
+        Column(f"in {MEANS[score][0]}", "of the means over seeds, each on its own test part"),
+        Column("95 % interval"),
+        Column("p", "two-sided, corrected for all gaps of the table (Holm)"),
+        Column("places in both tests", "paired in the interval; other places are drawn for one side alone"),
+        Column("speaks of", text=True),
+    )
+    rows = tuple(
+        (
+            f"{gap.looser} - {gap.stricter}", f"{gap.value:+.4f}", _interval(gap.found),
+            "" if math.isnan(gap.p) else f"{gap.p:.3f}", f"{gap.both:,}", "" if gap.found is None else gap.found.label,
+        )
+        for gap in found
+    )  # fmt: skip
+    return Table("What the looser split adds to the score", columns, rows)
+
+
+def _interval(found: intervals.Interval | intervals.Comparison | None) -> str:
+    if found is None:
+        return f"none: fewer than {LEAST_PLACES} places"
+    return f"{found.low:.4f} … {found.high:.4f}"
+
+
+def _notes(score: str, protocol: Protocol, *, simulated: bool) -> list[str]:
+    notes = [
+        f"{MEANS[score][0]}, {PROTOCOLS[protocol]}: {MEANS[score][1]}.",
+        "Interval of a gap: places are drawn with replacement out of all that either test part holds; a place that "
+        "both hold is drawn for both. How the splits themselves happened to be drawn is not in it.",
+        "A gap is the leak and whatever else differs: the places and crops tested, and the patches left to train on.",
+    ]
+    return [f"{SIMULATED_NOTE[0].upper()}{SIMULATED_NOTE[1:]}.", *notes] if simulated else notes
+
+
+def _dataset(run: Run) -> Dataset:
+    """What the runs were trained on.
+
+    Raises:
+        InputError: It is gone, or was prepared again since.
+    """
+    root = run.dataset_root
+    dataset = None if root is None else open_dataset(root)
+    if dataset is None or dataset.digest != run.spec.manifest_digest:
+        raise InputError(
+            f"the dataset that {run.name} was trained on is gone or was prepared again", root, "train again"
+        )
+    return dataset
+
+
+def _folder(run: object, runs: Sequence[Run]) -> Path:
+    return Path(run) if isinstance(run, str | Path) and Path(run).is_dir() else runs[0].path
