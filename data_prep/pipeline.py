@@ -328,7 +328,7 @@ def _spec(recipe: Recipe, simulated: bool) -> DatasetSpec:
         patch_size=recipe.cutting.size,
         simulated=simulated,
         protocol="crop" if sparse else "all",
-        provenance={"config": recipe.config, "inputs": recipe.inputs},
+        provenance={"config": recipe.config, "inputs": recipe.inputs, "label_source": recipe.label_source},
     )
 
 

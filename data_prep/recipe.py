@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,18 @@ class Recipe:
     simulated: bool
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
+
+    @property
+    def label_source(self) -> dict[str, list[str]]:
+        """Who told the labels of each subset: whose declarations, and EuroCrops where it translated their crops."""
+        kind = "simulated" if self.simulated else "parcel"
+        found = {}
+        for subset in self.subsets:
+            # EuroCrops' own files are told by their name, such as FR_2018_EC21.shp.
+            translated = subset.table is not None or re.search(r"_EC\d\d", Path(str(subset.parcels)).name)
+            collection = ["simulation"] if self.simulated else ["EuroCrops"] if translated else []
+            found[subset.name] = [*collection, f"{kind} declarations of {subset.country}"]
+        return found
 
 
 def read_subsets(cfg: DictConfig) -> tuple[Subset, ...]:

@@ -147,7 +147,7 @@ def import_dacia5(
         "offset": rule.value, "background": "unlabelled ground, which may carry crops",
     }  # fmt: skip
     provenance: dict[str, Any] = {
-        "source": "DACIA5, Zenodo 14283243", "rules": rules, "audit": "audit.csv",
+        "source": "DACIA5, Zenodo 14283243", "label_source": ["DACIA5"], "rules": rules, "audit": "audit.csv",
         "masks": {str(year): labelled.path.name for year, labelled in years.items()},
         "choices": _tally(decisions.values()),
     }  # fmt: skip

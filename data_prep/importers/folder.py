@@ -82,6 +82,7 @@ def import_folder(
     protocol: str = "all",
     min_crop: int = 0,
     simulated: bool = False,
+    label_source: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Import a folder of pairs as ``<out>/<name>``, every window in part ``test`` of split ``test``.
 
@@ -104,6 +105,7 @@ def import_folder(
         protocol: ``all`` where unlabelled ground is background, ``crop`` where only labelled crop pixels are known.
         min_crop: Least number of crop pixels of a window.
         simulated: Whether the pixels come from a simulation.
+        label_source: Who told the labels; None if not known.
 
     Returns:
         The summary, also in ``dataset.json``; the labels of each file stand in ``audit.csv``.
@@ -130,6 +132,7 @@ def import_folder(
     audit = _labels(mask_paths, table_of, classes.names)
     provenance: dict[str, Any] = {
         "source": "a folder of pairs",
+        "label_source": None if label_source is None else list(label_source),
         "rules": {
             "bands_of_files": list(values.bands), "scale": values.scale, "offset": values.offset,
             "nodata": [str(value) for value in values.nodata], "size": size, "stride": stride, "min_crop": min_crop,

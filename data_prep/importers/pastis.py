@@ -49,6 +49,8 @@ from data_prep.importers.samples import (
 )
 
 RESOLUTION: Final = 10.0
+LABEL_SOURCE: Final = ("PASTIS", "parcel declarations of FR")
+"""The benchmark, and the French parcel register that its labels come from."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def import_pastis(
         "folds": list(folds) if folds is not None else None, "offset": rule.value,
         "labels": {str(code): int(label) for code, label in label_ids.items()},
     }  # fmt: skip
-    provenance: dict[str, Any] = {"source": "PASTIS, Zenodo 5012942", "rules": rules, "audit": "audit.csv"}
+    provenance: dict[str, Any] = {
+        "source": "PASTIS, Zenodo 5012942", "label_source": list(LABEL_SOURCE), "rules": rules, "audit": "audit.csv",
+    }  # fmt: skip
     support = np.zeros(len(classes), np.int64)
     for crop, pixels in (paper.get("support") or {}).items():
         support[classes.id_of(crop)] = pixels

@@ -69,6 +69,7 @@ def import_place(
     buffer: int = 3,
     min_parcel: int = 25,
     seed: int = 0,
+    label_source: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Import a place as five datasets in ``out``.
 
@@ -90,6 +91,7 @@ def import_place(
         buffer: Pixels between the parts disjoint by parcel.
         min_parcel: Smaller parcels, in pixels, are in no part of the disjoint ones.
         seed: Seed of the parts.
+        label_source: Who told the labels; None if not known.
 
     Returns:
         The summary, also in each ``dataset.json``: dates taken and refused with the reason, pixels and parcels per
@@ -118,6 +120,7 @@ def import_place(
         parts, part_of = by_parcel(raster, parcels, seed=seed, buffer=buffer, min_parcel=min_parcel)
         summary: dict[str, Any] = {
             "source": {path.name: storage.sha256(path) for path in files.paths.values()},
+            "label_source": None if label_source is None else list(label_source),
             "rules": {
                 "season": [f"{year}-{day}" for day in season],
                 "min_clear": min_clear,
