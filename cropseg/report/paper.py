@@ -202,6 +202,35 @@ TABLE_7: Final = Printed(
     ),
 )
 
+DACIA5_LEGEND: Final = {
+    0: "unlabelled",
+    1: "winter wheat",
+    2: "spring wheat",
+    3: "corn",
+    4: "peas",
+    5: "potato",
+    6: "potato",
+    7: "potato",
+    8: "potato",
+    9: "sugar beet",
+    10: "temporal grassland",
+    11: "alfalfa",
+    12: "permanent grassland",
+    13: "corn silage",
+    14: "soybean",
+    15: "alfalfa",
+    16: "winter rapeseed",
+    17: "sunflower",
+}
+"""DACIA5's own codes, in the words of its legend."""
+
+DACIA5_CODES: Final = {
+    **{3: "maize", 13: "maize", 16: "rapeseed", 1: "wheat", 2: "wheat", 17: "sunflower", 9: "sugar beet"},
+    **{14: "soybean", 5: "potato", 6: "potato", 7: "potato", 8: "potato"},
+    **{10: "pasture", 11: "pasture", 12: "pasture", 15: "pasture", 4: "ignored"},
+}
+"""Table 7 by code: the legend's words that it names."""
+
 TABLE_8: Final = Printed(
     8,
     "Labels of PASTIS in the target taxonomy",

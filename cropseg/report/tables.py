@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from cropseg.core.manifest import PARTS, Dataset
+from cropseg.report import latex
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, Evaluation, format_score
 from cropseg.seeds import SEED_COLUMNS, Spread, over_seeds, seed_rows
@@ -67,6 +68,20 @@ class Table:
             *(f"- {column.title}: {column.rule}" for column in self.columns if column.rule),
         ]
         return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
+
+    def to_latex(self, label: str = "") -> str:
+        r"""A floating LaTeX table; it needs the packages :data:`cropseg.report.latex.PACKAGES`.
+
+        Args:
+            label: What ``\ref`` finds it by; empty for none.
+        """
+        return latex.table(
+            self.title,
+            [(column.title, column.text) for column in self.columns],
+            self.rows,
+            [*(f"{column.title}: {column.rule}" for column in self.columns if column.rule), self.note],
+            label,
+        )
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -156,7 +171,7 @@ def countries(dataset: Dataset) -> Table:
     """Table 2 of the paper: patches per country."""
     names, counts = np.unique(dataset.manifest["country"].to_pylist(), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    rows = [(str(names[i]), f"{counts[i]:,}", _percent(counts[i], len(dataset))) for i in order]
+    rows = [(str(names[i]), f"{counts[i]:,}", format_share(counts[i], len(dataset))) for i in order]
     columns = (Column("country", text=True), Column("patches"), Column("share"))
     return Table("Patches per country", columns, (*rows, ("Total", f"{len(dataset):,}", "100.000%")), _source(dataset))
 
@@ -170,9 +185,9 @@ def composition(dataset: Dataset) -> Table:
         (
             names[i],
             f"{pixels[i]:,}",
-            _percent(pixels[i], pixels.sum()),
+            format_share(pixels[i], pixels.sum()),
             f"{patches[i]:,}",
-            _percent(patches[i], len(dataset)),
+            format_share(patches[i], len(dataset)),
         )
         for i in np.argsort(-pixels, kind="stable")
     )
@@ -196,7 +211,7 @@ def parts(dataset: Dataset, split: str) -> Table:
         (
             part,
             f"{len(rows_of[part]):,}",
-            _percent(len(rows_of[part]), len(dataset)),
+            format_share(len(rows_of[part]), len(dataset)),
             f"{len(set(rois[rows_of[part]]))}",
         )
         for part in PARTS
@@ -208,14 +223,14 @@ def parts(dataset: Dataset, split: str) -> Table:
 
 def weights(run: Run, names: Sequence[str], model: str) -> Table | None:
     """Class weights of the loss, as the run or its config has them; None without. ``model`` is the run's label."""
-    found = _class_values(run, len(names))
+    found = class_values(run, len(names))
     if found is None:
         return None
     rows = tuple((name, f"{value:.3g}") for name, value in zip(names, found, strict=True))
     return Table(f"Class weights of the loss, {model}", (Column("class", text=True), Column("weight")), rows)
 
 
-def _class_values(run: Run, count: int) -> list[float] | None:
+def class_values(run: Run, count: int) -> list[float] | None:
     """The first list of ``count`` numbers under a key that speaks of weights.
 
     It is looked for in the loss that the run keeps (computed weights too), then in its config.
@@ -282,7 +297,8 @@ def set_names(runs: Sequence[Run]) -> list[str]:
     return sorted(names, key=lambda name: (name != "internal", name))
 
 
-def _percent(part: int, whole: int) -> str:
+def format_share(part: int, whole: int) -> str:
+    """A share with three decimals, as the paper prints it; ``n/a`` of nothing."""
     return f"{part / whole:.3%}" if whole else "n/a"
 
 

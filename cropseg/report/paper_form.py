@@ -1,0 +1,219 @@
+"""What the tables in the paper's form share: the table itself, the models shown, and words for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from cropseg.core.errors import InputError
+from cropseg.core.manifest import Dataset, open_dataset
+from cropseg.core.taxonomy import Taxonomy
+from cropseg.report.paper import ABSENT, CLASSES, Printed
+from cropseg.report.tables import Column, Table
+from cropseg.runs import Run, seed_groups
+from cropseg.seeds import Spread, group_labels
+
+PAPER: Final = "paper"
+"""Whose figures a column or row holds."""
+
+NOT_EVALUATED: Final = "not evaluated"
+NOT_RECORDED: Final = "not recorded"
+NOTHING: Final = ""
+"""A cell that has no meaning, such as the learning rate of a forest."""
+
+SETS: Final = {
+    "internal": "",
+    "be_vlg_2021": "python prepare.py region=be_vlg_2021",
+    "be_wal_2021": "python prepare.py region=be_wal_2021",
+    "dacia5": "python prepare.py importer=dacia5 importer.source=<folder of DACIA5>",
+    "pastis": "python prepare.py importer=pastis importer.source=<folder of PASTIS>",
+}
+"""The paper's evaluation sets, and what makes their datasets."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One of the paper's tables, with our figures beside the paper's.
+
+    Attributes:
+        number: Its number in the paper.
+        caption: What it shows.
+        table: Its content; its title is number and caption.
+    """
+
+    number: int
+    caption: str
+    table: Table
+
+    @property
+    def note(self) -> str:
+        """What stands below."""
+        return self.table.note
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is shown, over its seeds.
+
+    Attributes:
+        label: What tables call it.
+        runs: Its runs, which differ in their seed alone.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for all in what does not depend on the seed."""
+        return self.runs[0]
+
+    @property
+    def title(self) -> str:
+        """Label, number of seeds, and whether its pixels were simulated."""
+        seeds = f", {len(self.runs)} seeds" if len(self.runs) > 1 else ""
+        return f"{self.label}{seeds}{' (simulated)' if self.first.spec.simulated else ''}"
+
+    @property
+    def forest(self) -> bool:
+        """Whether it is a Random Forest."""
+        return "forest" in self.first.spec.model or self.first.loader.endswith("forest.load")
+
+    @property
+    def context(self) -> bool:
+        """Whether a forest sees a pixel's surroundings."""
+        return bool(self.first.spec.model.get("context"))
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A training dataset: opened, or the reason why not.
+
+    Attributes:
+        name: Its name, and whether its pixels are simulated.
+        dataset: None where it is gone or was made again.
+        reason: Why.
+    """
+
+    name: str
+    dataset: Dataset | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The runs that the tables are about."""
+
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def models(self) -> tuple[Model, ...]:
+        """The runs, seeds of one model together."""
+        groups = seed_groups(self.runs)
+        return tuple(Model(label, tuple(group)) for label, group in zip(group_labels(groups), groups, strict=True))
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Classes of the first run; all runs of a report have the same ids and names."""
+        return self.runs[0].spec.taxonomy
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the runs have the paper's classes."""
+        return self.taxonomy.names == CLASSES
+
+    @property
+    def why_not(self) -> str:
+        """Why the paper's figures are left out; empty where they are not."""
+        if self.comparable:
+            return ""
+        return (
+            f"The paper's figures are left out: the runs have the {len(self.taxonomy)} classes of taxonomy "
+            f"{self.taxonomy.name}, the paper has others."
+        )
+
+    @cached_property
+    def datasets(self) -> tuple[Composition, ...]:
+        """The training datasets."""
+        found: dict[str, Composition] = {}
+        for run in self.runs:
+            spec = run.spec
+            if spec.manifest_digest not in found:
+                name = f"{spec.dataset}{' (simulated)' if spec.simulated else ''}"
+                dataset, reason = _opened(run)
+                found[spec.manifest_digest] = Composition(name, dataset, reason)
+        return tuple(found.values())
+
+
+def _opened(run: Run) -> tuple[Dataset | None, str]:
+    try:
+        if run.dataset_root is None:
+            raise InputError("the run's config does not tell where its dataset lies")
+        dataset = open_dataset(run.dataset_root)
+    except InputError as error:
+        return None, str(error)
+    if dataset.digest != run.spec.manifest_digest:
+        return None, f"the dataset at {dataset.root} was prepared again since the run was trained"
+    return dataset, ""
+
+
+def made(source: Printed, columns: Sequence[Column], rows: Iterable[Sequence[str]], *notes: str) -> PaperTable:
+    """The table of ``source``'s number and caption."""
+    note = " ".join(_sentence(note) for note in dict.fromkeys(notes) if note)
+    body = Table(f"Table {source.number}. {source.caption}", tuple(columns), tuple(tuple(row) for row in rows), note)
+    return PaperTable(source.number, source.caption, body)
+
+
+def words(*titles: str) -> list[Column]:
+    """Columns of words."""
+    return [Column(title, text=True) for title in titles]
+
+
+def numbers(*titles: str) -> list[Column]:
+    """Columns of numbers."""
+    return [Column(title) for title in titles]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and range of scores; a dash for none."""
+    found = str(Spread.of(values))
+    return ABSENT if found == "n/a" else found
+
+
+def evaluate_command(runs: Sequence[Run], key: str) -> str:
+    """What would evaluate ``runs`` on the paper's set ``key``."""
+    first = f"{SETS[key]}, then " if SETS.get(key) else ""
+    paths = ",".join(str(run.path) for run in runs)
+    named = f"[{paths}]" if len(runs) > 1 else paths
+    return f"{first}python evaluate.py run={named} evaluation={key}"
+
+
+def missing_note(shown: Shown, key: str) -> str:
+    """Which models were not evaluated on ``key``, and the command that would; empty where all were."""
+    left = [model for model in shown.models if not any(key in run.evaluations for run in model.runs)]
+    if not left:
+        return ""
+    names = "No model" if len(left) == len(shown.models) else ", ".join(model.label for model in left)
+    was = "was" if len(left) in (1, len(shown.models)) else "were"
+    verb = f"{was} evaluated" if names == "No model" else f"{was} not evaluated"
+    return f"{names} {verb} on {key}: {evaluate_command([run for model in left for run in model.runs], key)}"
+
+
+def caveats(shown: Shown, keys: Sequence[str]) -> str:
+    """What must stand beside the scores of these sets, each with the sets that it holds for."""
+    told: dict[str, list[str]] = {}
+    for key in keys:
+        for run in shown.runs:
+            if key in run.evaluations:
+                for text in run.evaluations[key].caveats:
+                    told.setdefault(text, []).append(key)
+    return " ".join(f"{_sentence(text)[:-1]} ({', '.join(dict.fromkeys(names))})." for text, names in told.items())
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return (text[:1].upper() + text[1:] if not text.startswith("python") else text) + (
+        "" if text[-1:] in ".:)" else "."
+    )
