@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.core.progress import say, table, warn
 from cropseg.details import matrices
-from cropseg.evaluate import EvaluationSet, evaluate_runs
+from cropseg.evaluate import EvaluationSet, examine
 from cropseg.ground import places, shared_area, shared_ground
 from cropseg.metrics import Protocol
 from cropseg.redraw import LEAST_PLACES, Places
@@ -261,10 +261,15 @@ def _scored(runs: Sequence[Run], batch_size: int) -> dict[Path, Run]:
         )  # fmt: skip
         return not of_this or run.details(OWN_TEST.name) is None
 
-    missing = [run for run in runs if lacks(run)]
-    if missing:
-        evaluate_runs(missing, [OWN_TEST], batch_size)
-    return {run.path: open_run(run.path) if run in missing else run for run in runs}
+    found = {}
+    for run in runs:
+        found[run.path] = run
+        if lacks(run):
+            evaluation, beside = examine(run.predictor, OWN_TEST.of(run), batch_size)
+            run.store(evaluation, replace(beside, without={**beside.without, "recalibration": "it was not asked for"}))
+            run.release()
+            found[run.path] = open_run(run.path)
+    return found
 
 
 def _split_score(
