@@ -80,7 +80,7 @@ def cloud_band(share: float) -> str:
     return _CLOUDS[int(np.searchsorted(np.array(CLOUD_BANDS, dtype=np.float32), np.float32(share)))]
 
 
-def boundary(details: Details) -> list[Group]:
+def boundary_bands(details: Details) -> list[Group]:
     """Pixels by their distance to the nearest edge; empty where edges are not known."""
     return [Group(_span(one.from_px, one.to_px, "px"), 0, {}, one.confusion) for one in details.boundary]
 

@@ -1,0 +1,288 @@
+"""What may be said of runs: scores with intervals over places and seeds, comparisons in pairs, drops between sets.
+
+All of it is read off what evaluations left in the runs' folders, as rows of strings for a terminal and for the report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cropseg.calibration import Reliability, recalibrated
+from cropseg.core.errors import InputError
+from cropseg.core.labels import BACKGROUND
+from cropseg.details import Details
+from cropseg.intervals import FITTED_ONLY, Comparison, Interval, Intervals, compare_all, drop, holm, intervals
+from cropseg.redraw import LEAST_PLACES, Places
+from cropseg.runs import Run
+from cropseg.scores import MEANS, PROTOCOLS, Evaluation, Protocol, format_score
+from cropseg.seeds import Spread, over_seeds
+
+INTERNAL: Final = "internal"
+"""Key of the set that drops are measured from."""
+
+NOT_STORED: Final = "nothing is stored beside the matrix: evaluate again"
+"""Reason where an evaluation was made before details were stored."""
+
+INTERVAL_COLUMNS: Final = (
+    *("evaluation set", "protocol", "model", "seeds", "drawn over"),
+    *(title for title, _ in MEANS.values()),
+    "note",
+)
+BRIEF: Final = ("miou_present", "pixel_accuracy")
+BRIEF_COLUMNS: Final = (*INTERVAL_COLUMNS[:5], *(MEANS[key][0] for key in BRIEF), "note")
+COMPARISON_COLUMNS: Final = (
+    *("evaluation set", "protocol", "first", "second", "first - second", "p", "p, Holm", "drawn over", "says"),
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model over its seeds on one evaluation set.
+
+    Attributes:
+        model: What tables call it.
+        runs: One a seed.
+        evaluations: Theirs, all of the same patches.
+        details: What lies beside them; empty where it is missing for one.
+    """
+
+    model: str
+    runs: tuple[Run, ...]
+    evaluations: tuple[Evaluation, ...]
+    details: tuple[Details, ...]
+
+    @property
+    def first(self) -> Evaluation:
+        """The evaluation of the first seed; what it was evaluated on is the same for all."""
+        return self.evaluations[0]
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol that the set is meant for."""
+        return self.first.protocol
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds, and which."""
+        return f"{len(self.runs)} ({', '.join('?' if run.seed is None else str(run.seed) for run in self.runs)})"
+
+    @property
+    def places(self) -> list[Places]:
+        """What intervals are drawn over, of each seed."""
+        return [one.clusters for one in self.details]
+
+    @property
+    def drawn_over(self) -> str:
+        """What its places are, in the plural; empty where that is not stored."""
+        if not self.details:
+            return ""
+        return "parcels and years" if "parcel" in self.details[0].clusters_are else "places"
+
+    def on(self, other: Scored) -> bool:
+        """Whether both were scored on the same patches with the same classes."""
+        return _patches(self.first) == _patches(other.first)
+
+
+def _patches(one: Evaluation) -> tuple[object, ...]:
+    return (one.key, one.manifest_digest, one.split, one.part, one.classes, one.protocol)
+
+
+def scored(runs: Sequence[Run], key: str) -> list[Scored]:
+    """The models that were scored on the set ``key``, each over its seeds, with what lies beside the matrices."""
+    found = []
+    for one in over_seeds(runs, key):
+        mine = tuple(next(run for run in runs if run.evaluations.get(key) is e) for e in one.evaluations)
+        beside = [run.details(key) for run in mine]
+        known = tuple(details for details in beside if details is not None)
+        found.append(Scored(one.model, mine, one.evaluations, known if len(known) == len(mine) else ()))
+    return found
+
+
+def set_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys of all evaluations of the runs, ``internal`` first."""
+    return sorted({key for run in runs for key in run.evaluations}, key=lambda key: (key != INTERNAL, key))
+
+
+def intervals_of(one: Scored, protocol: Protocol) -> Intervals | str:
+    """Intervals of a model on a set, or the reason why there are none."""
+    if not one.details:
+        return NOT_STORED
+    try:
+        return intervals(one.places, protocol)
+    except InputError as error:
+        return _refused(error, one.drawn_over)
+
+
+def interval_rows(runs: Sequence[Run], keys: Sequence[str], *, brief: bool = False) -> list[tuple[str, ...]]:
+    """Scores with their intervals: set × protocol × model, the protocol that a set is meant for first.
+
+    Args:
+        runs: Seeds of one model are put together.
+        keys: Evaluations to show.
+        brief: That protocol alone and two of the means, for a terminal (:data:`BRIEF_COLUMNS`).
+
+    Returns:
+        Rows of :data:`INTERVAL_COLUMNS`. Where there is no interval, the bare score, and the reason in the note.
+    """
+    rows = []
+    for key in keys:
+        models = scored(runs, key)
+        for protocol in sorted(PROTOCOLS, key=lambda name: bool(models) and name != models[0].protocol):
+            for one in models:
+                if not brief or protocol == one.protocol:
+                    rows.append(_interval_row(one, protocol, BRIEF if brief else tuple(MEANS)))
+    return rows
+
+
+def _interval_row(one: Scored, protocol: Protocol, means: Sequence[str]) -> tuple[str, ...]:
+    found = intervals_of(one, protocol)
+    notes = [found] if isinstance(found, str) else []
+    notes += [mark for mark, _ in one.first.marks]
+    if isinstance(found, str):
+        scores = [evaluation.scores(protocol) for evaluation in one.evaluations]
+        cells = [format_score(Spread.of([score[key] for score in scores]).mean) for key in means]
+        over = ""
+    else:
+        cells = [ends(found.means[key]) for key in means]
+        over = f"{found.means[means[0]].clusters} {one.drawn_over}"
+    return (one.first.key, PROTOCOLS[protocol], one.model, one.seeds, over, *cells, "; ".join(notes))
+
+
+def comparisons(
+    runs: Sequence[Run], keys: Sequence[str], score: str = "miou_present"
+) -> tuple[list[tuple[Scored, Scored, Comparison, float]], list[str]]:
+    """Every two models on each set, paired by place, with Holm's p-value over all of them; and why others are missing.
+
+    The protocol is the one that a set is meant for.
+    """
+    found: list[tuple[Scored, Scored, Comparison]] = []
+    reasons: dict[str, None] = {}
+    for key in keys:
+        rest = scored(runs, key)
+        if len(rest) > 1 and not all(one.details for one in rest):
+            names = ", ".join(one.model for one in rest if not one.details)
+            reasons[f"{key}: {names}: {NOT_STORED}"] = None
+        rest = [one for one in rest if one.details]
+        while rest:
+            alike = [one for one in rest if one.on(rest[0])]
+            rest = [one for one in rest if not any(one is other for other in alike)]
+            if len(alike) < 2:
+                continue
+            try:
+                pairs = compare_all([one.places for one in alike], score, alike[0].protocol)
+            except InputError as error:
+                reasons[f"{key}: {_refused(error, alike[0].drawn_over)}"] = None
+                continue
+            found += [(alike[i], alike[j], one) for (i, j), one in pairs.items()]
+    corrected = holm({str(i): one.p for i, (_, _, one) in enumerate(found)})
+    return [(*pair, p) for pair, p in zip(found, corrected.values(), strict=True)], list(reasons)
+
+
+def comparison_rows(
+    runs: Sequence[Run], keys: Sequence[str], score: str = "miou_present"
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Rows of :data:`COMPARISON_COLUMNS`, one a set and pair of models; and why others are missing."""
+    found, reasons = comparisons(runs, keys, score)
+    rows: list[tuple[str, ...]] = []
+    for first, second, one, p in found:
+        seeds = f"{one.label}; {one.seeds[0]} and {one.seeds[1]} seeds" if one.label != FITTED_ONLY else FITTED_ONLY
+        where = (first.first.key, PROTOCOLS[first.protocol], first.model, second.model)
+        over = f"{one.clusters} {first.drawn_over}"
+        rows.append((*where, signed(one), p_value(one.p), p_value(p), over, seeds))
+    return rows, reasons
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much lower a model scores on another set than on the internal one.
+
+    Attributes:
+        model: What tables call it.
+        inner: The model on the internal set.
+        outer: On the other, the same seeds.
+        protocol: Which pixels count, on both: labelled crop pixels where one of them knows no others.
+        found: The differences; the reason where there are none.
+    """
+
+    model: str
+    inner: Scored
+    outer: Scored
+    protocol: Protocol
+    found: Intervals | str
+
+
+def drops(runs: Sequence[Run], key: str) -> list[Drop]:
+    """The drop of each model from ``internal`` to the set ``key``; both with or both without augmentation."""
+    base = INTERNAL + key[len(key.partition("+")[0]) :]
+    found = []
+    for outer in scored(runs, key):
+        inner = next((one for one in scored(outer.runs, base) if len(one.runs) == len(outer.runs)), None)
+        if inner is None:
+            continue
+        protocol: Protocol = "crop" if "crop" in (inner.protocol, outer.protocol) else "all"
+        found.append(Drop(outer.model, inner, outer, protocol, _dropped(inner, outer, protocol)))
+    return found
+
+
+def _dropped(inner: Scored, outer: Scored, protocol: Protocol) -> Intervals | str:
+    if not (inner.details and outer.details):
+        return NOT_STORED
+    if inner.first.classes != outer.first.classes:
+        return "the sets have other classes"
+    try:
+        return drop(inner.places, outer.places, protocol)
+    except InputError as error:
+        return _refused(error, "places")
+
+
+def recalibrated_of(one: Scored) -> list[Reliability] | str:
+    """The reliability of each seed after its confidence was mended on its validation part; or why it cannot be."""
+    found = []
+    for run, details in zip(one.runs, one.details, strict=True):
+        validated = run.validated(one.first.tta)
+        if validated is None or "recalibration" in details.without:
+            return details.without.get("recalibration", "confidence on the validation part is not stored")
+        try:
+            found.append(recalibrated(details.reliability[one.protocol], validated[one.protocol]))
+        except InputError as error:
+            return error.what
+    return found
+
+
+def counted_classes(one: Evaluation, protocol: Protocol) -> list[int]:
+    """Ids of the classes that have a row under a protocol: background has none among labelled crop pixels."""
+    return [i for i in range(len(one.classes)) if protocol == "all" or i != BACKGROUND]
+
+
+def ends(one: Interval, places: bool = False) -> str:
+    """``value [low, high]``; where there are no ends the value alone, with the number of places if asked for."""
+    if math.isnan(one.value):
+        return "n/a"
+    if math.isnan(one.low):
+        return f"{format_score(one.value)} ({one.clusters} places)" if places else format_score(one.value)
+    return f"{format_score(one.value)} [{format_score(one.low)}, {format_score(one.high)}]"
+
+
+def signed(one: Interval | Comparison) -> str:
+    """A difference with its sign, and its interval."""
+    value = one.value if isinstance(one, Interval) else one.difference
+    if math.isnan(value):
+        return "n/a"
+    if math.isnan(one.low):
+        return f"{value:+.4f}"
+    return f"{value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+
+
+def p_value(p: float) -> str:
+    """Three digits behind the point; below that, that it is below."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _refused(error: InputError, what: str) -> str:
+    """Why there is no interval, in a table's words."""
+    if isinstance(error.value, int):
+        return f"{error.value} {what}: no interval below {LEAST_PLACES}"
+    return f"{error.what}: {error.value}"

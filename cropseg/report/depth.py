@@ -1,0 +1,336 @@
+"""What the report says beyond one score a model: how sure it is, what differs between models, and where it is wrong.
+
+Every function takes runs and gives tables. A table without rows stands for a part that does not exist; its note says
+why. Nothing is computed that needs a model: all is read off what lies beside the confusion matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, get_args
+
+from cropseg import evidence, metrics
+from cropseg.breakdowns import By, Group, boundary_bands, groups, parcel_sizes
+from cropseg.calibration import Reliability
+from cropseg.evidence import NOT_STORED, Drop, Scored, ends, scored, set_keys, signed
+from cropseg.intervals import FITTED_ONLY, LEAST_SEEDS, Intervals
+from cropseg.metrics import Protocol
+from cropseg.redraw import LEAST_PLACES
+from cropseg.report.tables import Column, Table
+from cropseg.runs import Run
+from cropseg.scores import MEANS, PROTOCOLS
+from cropseg.seeds import Spread
+
+MOST_ROWS: Final = 20
+"""Longer breakdowns show half as many of the lowest and of the highest."""
+
+COVERAGES: Final = (0.9, 0.7, 0.5)
+"""Shares of the pixels, surest first, that selective accuracy is shown for."""
+
+NOT_EVALUATED: Final = "No run has been evaluated."
+
+HEADS: Final[Mapping[By, str]] = {
+    "country": "country",
+    "subset": "subset",
+    "product": "Sentinel-2 product",
+    "month": "month of the image",
+    "year": "year of the image",
+    "cloud": "share of invalid pixels",
+    "place": "place",
+}
+
+BROKEN_DOWN: Final = ("miou_present", "pixel_accuracy")
+"""Scores of the parts of a set."""
+
+
+def intervals(runs: Sequence[Run]) -> list[Table]:
+    """All means of every model and set with their intervals, and the IoU of every class on each set."""
+    keys = set_keys(runs)
+    note = (
+        "Score [lower, upper end of its 95 % interval]. Whole places are drawn with replacement, 2000 times, with all "
+        f"their dates and windows; models with {LEAST_SEEDS} seeds or more have their seeds drawn too, others stand "
+        f"for the fitted model alone. Below {LEAST_PLACES} places there is no interval."
+    )
+    texts = ("evaluation set", "protocol", "model", "seeds", "drawn over", "note")
+    rows = evidence.interval_rows(runs, keys)
+    means = Table("Scores with intervals over places", _columns(evidence.INTERVAL_COLUMNS, texts), tuple(rows), note)
+    return [
+        means if rows else _missing(means.title, NOT_EVALUATED),
+        *(_classes(runs, key) for key in keys),
+    ]
+
+
+def _classes(runs: Sequence[Run], key: str) -> Table:
+    models = scored(runs, key)
+    first = models[0]
+    found = [evidence.intervals_of(one, first.protocol) for one in models]
+    rows = []
+    for i in evidence.counted_classes(first.first, first.protocol):
+        cells = [
+            ends(of_model.iou[i], places=True)
+            if isinstance(of_model, Intervals)
+            else str(Spread.of([e.scores(first.protocol)["iou"][i] for e in one.evaluations]))
+            for one, of_model in zip(models, found, strict=True)
+        ]
+        rows.append((first.first.classes[i], *cells))
+    told = (f"{one.model}: {reason}." for one, reason in zip(models, found, strict=True) if isinstance(reason, str))
+    note = f"{_meant(first)} A class on fewer than {LEAST_PLACES} places has no interval: their number is in brackets."
+    columns = (Column("class", text=True), *(Column(_named(one)) for one in models))
+    return Table(f"IoU of the classes with intervals, {key}", columns, tuple(rows), " ".join([note, *told]))
+
+
+def comparisons(runs: Sequence[Run]) -> list[Table]:
+    """Every two models on the same places, corrected for the number of comparisons."""
+    title = "Models compared on the same places"
+    rows, reasons = evidence.comparison_rows(runs, set_keys(runs))
+    told = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
+    if not rows:
+        return [_missing(title, " ".join(told) or "No two models were scored on the same patches.")]
+    note = (
+        f"{MEANS['miou_present'][0]}: {MEANS['miou_present'][1]}. Each draw gives both models the same places, so that "
+        "what makes a place hard for both cancels out. p is two-sided; p, Holm is corrected for all comparisons of "
+        f"this table. With fewer than {LEAST_SEEDS} seeds a model, a comparison speaks of {FITTED_ONLY}: training them "
+        "anew may turn it round."
+    )
+    texts = ("evaluation set", "protocol", "first", "second", "drawn over", "says")
+    return [Table(title, _columns(evidence.COMPARISON_COLUMNS, texts), tuple(rows), " ".join([note, *told]))]
+
+
+def drops(runs: Sequence[Run]) -> list[Table]:
+    """How much each model loses from the internal set to each other one, in the means and class by class."""
+    keys = [key for key in set_keys(runs) if key.partition("+")[0] != evidence.INTERNAL]
+    found = [(key, of_key) for key in keys if (of_key := evidence.drops(runs, key))]
+    if not found:
+        return [_missing("Drop from internal", "No model was scored on internal and on another set.")]
+    return [_drop_table(key, of_key) for key, of_key in found]
+
+
+def _drop_table(key: str, found: Sequence[Drop]) -> Table:
+    title = f"Drop from internal to {key}"
+    reasons = [f"{one.model}: {one.found}." for one in found if isinstance(one.found, str)]
+    known = [(one, one.found) for one in found if not isinstance(one.found, str)]
+    if not known:
+        return _missing(title, " ".join(reasons))
+    first = known[0][0]
+    titles = {"common": "mean IoU, classes on both", **{name: title for name, (title, _) in MEANS.items()}}
+    rows = [(title, *(signed(of.means[name]) for _, of in known)) for name, title in titles.items()]
+    for i in evidence.counted_classes(first.outer.first, first.protocol):
+        cells = (signed(of.iou[i]) if of.iou[i].clusters else "not on both" for _, of in known)
+        rows.append((first.outer.first.classes[i], *cells))
+    note = (
+        f"{PROTOCOLS[first.protocol].capitalize()} on both sets: score on internal minus score on {key}, with its 95 % "
+        "interval; above 0 is a loss. Each set is drawn by itself, and seeds, where there are three or more, together. "
+        "All means but the first average other classes where a class is on one set alone. Classes: IoU."
+    )
+    columns = (Column("score", text=True), *(Column(_named(one.outer)) for one, _ in known))
+    return Table(title, columns, tuple(rows), " ".join([note, *reasons]))
+
+
+def breakdowns(runs: Sequence[Run]) -> list[Table]:
+    """Scores by country, subset, product, month, year, cloud share and place of each set."""
+    found = []
+    for key in set_keys(runs):
+        models = [one for one in scored(runs, key) if one.details]
+        if not models:
+            found.append(_missing(f"Parts of {key}", f"{NOT_STORED[0].upper()}{NOT_STORED[1:]}."))
+            continue
+        alike = [one for one in models if one.on(models[0])]
+        same = []
+        for by in get_args(By):
+            parts = [[groups(details, by) for details in one.details] for one in alike]
+            if len(parts[0][0]) == 1:
+                same.append(f"{HEADS[by]}: {parts[0][0][0].name}")
+            else:
+                found.append(_parts(f"{key} by {HEADS[by]}", HEADS[by], alike, parts, _counts))
+        if same and len(same) < len(get_args(By)):
+            last = found[-1]
+            note = f"{last.note} The same in all patches: {'; '.join(same)}."
+            found[-1] = Table(last.title, last.columns, last.rows, note)
+    return found or [_missing("Parts of the sets", NOT_EVALUATED)]
+
+
+def boundary(runs: Sequence[Run]) -> list[Table]:
+    """Scores by distance to the nearest edge, on each set."""
+    return _bands(
+        runs,
+        "distance to the edge",
+        "boundary",
+        boundary_bands,
+        lambda one: (
+            f"Edges: {one.details[0].boundary_from or 'of parcels'}. Distance in pixels from the nearest edge; a "
+            "pixel of 10 m at an edge mixes what lies on both sides."
+        ),
+    )
+
+
+def parcels(runs: Sequence[Run]) -> list[Table]:
+    """Parcels by the majority of their pixels, and pixels by the size of their parcel, on each set."""
+    found = [_majority(key, scored(runs, key)) for key in set_keys(runs)]
+    sizes = _bands(runs, "parcel size", "parcels", parcel_sizes, lambda one: "A parcel counts once for each image.")
+    return [*found, *sizes]
+
+
+def _majority(key: str, models: Sequence[Scored]) -> Table:
+    title = f"Parcels of {key} by majority"
+    rows = []
+    reasons = []
+    for one in models:
+        matrices = [details.parcel_majority for details in one.details]
+        known = [matrix for matrix in matrices if matrix is not None]
+        if not known or len(known) < len(one.runs):
+            reasons.append(f"{one.model}: {_why(one, 'parcels')}.")
+            continue
+        of_parcels = [metrics.scores(matrix, one.protocol) for matrix in known]
+        of_pixels = [evaluation.scores(one.protocol) for evaluation in one.evaluations]
+        cells = [Spread.of([found[name] for found in side]) for name in BROKEN_DOWN for side in (of_parcels, of_pixels)]
+        rows.append((one.model, one.seeds, f"{of_parcels[0]['pixels']:,}", *map(str, cells)))
+    if not rows:
+        return _missing(title, " ".join(dict.fromkeys(reasons)) or NOT_EVALUATED)
+    heads = [f"{MEANS[name][0]}, {what}" for name in BROKEN_DOWN for what in ("parcels", "pixels")]
+    note = (
+        f"{_meant(models[0])} A parcel has the class that most of its mapped pixels have; it counts once for each "
+        "image, whatever its size."
+    )
+    return Table(title, _columns(("model", "seeds", "parcels", *heads), ("model", "seeds")), tuple(rows), note)
+
+
+def calibration(runs: Sequence[Run]) -> list[Table]:
+    """What the models' confidence is worth, as it is and mended on the validation part, on each set."""
+    found = []
+    for key in set_keys(runs):
+        rows, reasons = [], []
+        models = scored(runs, key)
+        for one in models:
+            histograms = [details.reliability.get(one.protocol) for details in one.details]
+            known = [histogram for histogram in histograms if histogram is not None]
+            if not known or len(known) < len(one.runs):
+                reasons.append(f"{one.model}: {_why(one, 'reliability')}.")
+                continue
+            mended = evidence.recalibrated_of(one)
+            rows.append(_calibration_row(one, known, mended if isinstance(mended, list) else None))
+            if isinstance(mended, str):
+                reasons.append(f"{one.model}: {mended}.")
+        title = f"Confidence on {key}"
+        if not rows:
+            found.append(_missing(title, " ".join(dict.fromkeys(reasons)) or NOT_EVALUATED))
+            continue
+        told = [f"acc. of the surest {share:.0%}" for share in COVERAGES]
+        heads = ("model", "seeds", "pixel acc.", "mean confidence", "ECE", "ECE, mended", *told)
+        note = (
+            f"{_meant(models[0])} ECE: distance between confidence and share of correct pixels, mean over 15 bins "
+            "weighted by pixels. Mended: by isotonic regression on the validation part alone. The surest pixels are "
+            "those of highest confidence."
+        )
+        found.append(Table(title, _columns(heads, ("model", "seeds")), tuple(rows), " ".join([note, *reasons])))
+    return found or [_missing("Confidence", NOT_EVALUATED)]
+
+
+def _calibration_row(
+    one: Scored, known: Sequence[Reliability], mended: Sequence[Reliability] | None
+) -> tuple[str, ...]:
+    confidence = [float(h.confidence.sum()) / h.total if h.total else float("nan") for h in known]
+    cells = [
+        Spread.of([h.accuracy for h in known]),
+        Spread.of(confidence),
+        Spread.of([h.ece() for h in known]),
+        Spread.of([h.ece() for h in mended]) if mended else "n/a",
+        *(Spread.of([h.accuracy_at(share) for h in known]) for share in COVERAGES),
+    ]
+    return (one.model, one.seeds, *map(str, cells))
+
+
+def _bands(
+    runs: Sequence[Run],
+    what: str,
+    part: str,
+    read: Callable[..., list[Group]],
+    note: Callable[[Scored], str],
+) -> list[Table]:
+    """One table a set of groups that are no patches."""
+    found = []
+    for key in set_keys(runs):
+        models = scored(runs, key)
+        having = [one for one in models if one.details and read(one.details[0])]
+        title = f"{key} by {what}"
+        if not having:
+            reasons = dict.fromkeys(f"{one.model}: {_why(one, part)}." for one in models)
+            found.append(_missing(title, " ".join(reasons)))
+            continue
+        alike = [one for one in having if one.on(having[0])]
+        parts = [[read(details) for details in one.details] for one in alike]
+        count = _parcel_counts if part == "parcels" else _pixel_counts
+        found.append(_parts(title, what, alike, parts, count, note(alike[0])))
+    return found
+
+
+Counts = Callable[[Group, Protocol], Mapping[str, int]]
+
+
+def _counts(group: Group, protocol: Protocol) -> Mapping[str, int]:
+    return {"patches": group.patches, "places": len(group.places), **_pixel_counts(group, protocol)}
+
+
+def _parcel_counts(group: Group, protocol: Protocol) -> Mapping[str, int]:
+    return {"parcels": group.parcels, **_pixel_counts(group, protocol)}
+
+
+def _pixel_counts(group: Group, protocol: Protocol) -> Mapping[str, int]:
+    return {"pixels": int(metrics.scores(group.confusion, protocol)["pixels"])}
+
+
+def _parts(
+    title: str, what: str, models: Sequence[Scored], parts: Sequence[list[list[Group]]], counts: Counts, note: str = ""
+) -> Table:
+    """Rows groups, columns models: the same groups in all, for all were scored on the same patches.
+
+    Args:
+        title: Of the table.
+        what: Heading of the groups.
+        models: Columns.
+        parts: Groups of each seed of each model.
+        counts: What is counted of a group.
+        note: Stands below.
+    """
+    protocol = models[0].protocol
+    rows = []
+    for i, group in enumerate(parts[0][0]):
+        found = [[metrics.scores(of_seed[i].confusion, protocol) for of_seed in of_model] for of_model in parts]
+        numbers = [f"{number:,}" for number in counts(group, protocol).values()]
+        cells = [str(Spread.of([one[name] for one in of_model])) for of_model in found for name in BROKEN_DOWN]
+        worst = found[0][0]["pixel_accuracy"]
+        rows.append((worst, (group.name, *numbers, *cells)))
+    told = [_meant(models[0]), *([note] if note else []), "The mean IoU of a part averages the classes in it."]
+    if len(rows) > MOST_ROWS:
+        told.append(
+            f"The {MOST_ROWS // 2} lowest and the {MOST_ROWS // 2} highest of {len(rows)}, by the pixel accuracy of "
+            f"{models[0].model}; those without a pixel that counts are left out."
+        )
+        ranked = sorted((one for one in rows if one[0] == one[0]), key=lambda one: one[0])
+        rows = ranked if len(ranked) <= MOST_ROWS else [*ranked[: MOST_ROWS // 2], *ranked[-MOST_ROWS // 2 :]]
+    numbers = list(counts(parts[0][0][0], protocol))
+    heads = [f"{_named(one)}: {MEANS[name][0]}" for one in models for name in BROKEN_DOWN]
+    return Table(title, _columns((what, *numbers, *heads), (what,)), tuple(row for _, row in rows), " ".join(told))
+
+
+def _why(one: Scored, part: str) -> str:
+    """Why a part of the details is missing."""
+    return one.details[0].without.get(part, "not stored") if one.details else NOT_STORED
+
+
+def _named(one: Scored) -> str:
+    return f"{one.model}, {'one seed' if len(one.runs) == 1 else f'{len(one.runs)} seeds'}"
+
+
+def _meant(one: Scored) -> str:
+    """Protocol and caveats of a set."""
+    texts = [PROTOCOLS[one.protocol], *(text for _, text in one.first.marks)]
+    return f"{'; '.join(texts).capitalize()}."
+
+
+def _missing(title: str, reason: str) -> Table:
+    return Table(title, (), (), reason)
+
+
+def _columns(heads: Sequence[str], texts: Sequence[str]) -> tuple[Column, ...]:
+    rules = {title: rule for title, rule in MEANS.values()}
+    return tuple(Column(head, rules.get(head, ""), text=head in texts) for head in heads)
