@@ -18,7 +18,8 @@ def main(cfg: DictConfig) -> None:
         score_map(cfg.map, instantiate(cfg.truth), cfg.legend, cfg.out)
         return
     sets = [instantiate(one) for one in (cfg.evaluation or {}).values()]
-    evaluate_runs(open_models(cfg.run, cfg.paths.runs, cfg.out), sets, cfg.batch_size, cfg.tta)
+    runs = open_models(cfg.run, cfg.paths.runs, cfg.out)
+    evaluate_runs(runs, sets, cfg.batch_size, cfg.tta, calibration=cfg.calibration)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
+from cropseg.metrics import PROTOCOLS, Protocol
 
 BINS: Final = 300
 """Bins of equal width over 0 … 1, the m-th being ((m - 1) / 300, m / 300]; 300 is a multiple of 10, 15 and 20."""
@@ -172,6 +175,50 @@ def recalibrated(test: Reliability, validation: Reliability) -> Reliability:
     np.add.at(correct, place, test.correct[held])
     sums = np.bincount(place, weights=told * test.pixels[held], minlength=BINS).astype(np.float64)
     return Reliability(pixels, correct, sums)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Confidence on the validation part, computed once a run, and what it was computed from.
+
+    Attributes:
+        manifest_digest: Of the training dataset.
+        split: Its split, whose part ``val`` it is.
+        weights: SHA-256 of the run's weights; empty where they are in no file.
+        reliability: Under each protocol.
+    """
+
+    manifest_digest: str
+    split: str
+    weights: str
+    reliability: Mapping[Protocol, Reliability]
+
+    def is_of(self, manifest_digest: str, split: str, weights: str) -> bool:
+        """Whether the same data and weights would give it again."""
+        return bool(weights) and (manifest_digest, split, weights) == (self.manifest_digest, self.split, self.weights)
+
+
+def write_validated(path: Path, found: Validated) -> None:
+    """Write the histograms as JSON, atomically."""
+    content = {"manifest_digest": found.manifest_digest, "split": found.split, "weights": found.weights}
+    storage.write_json(path, {**content, **{key: one.to_dict() for key, one in found.reliability.items()}})
+
+
+def read_validated(path: Path) -> Validated | None:
+    """Read what :func:`write_validated` left; None if there is nothing.
+
+    Raises:
+        InputError: The file is broken.
+    """
+    if not path.is_file():
+        return None
+    content = storage.read_json(path)
+    try:
+        digest, split, weights = (str(content[key]) for key in ("manifest_digest", "split", "weights"))
+        histograms: dict[Protocol, Reliability] = {key: Reliability.from_dict(content[key]) for key in PROTOCOLS}
+        return Validated(digest, split, weights, histograms)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read", str(error), "remove it and evaluate again") from error
 
 
 def bins_of(confidence: npt.NDArray[np.floating[Any]]) -> Ints:

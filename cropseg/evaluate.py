@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from cropseg import certainty
+from cropseg.calibration import Validated, read_validated, write_validated
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, warn
-from cropseg.counting import PARCEL_YEAR, PLACE
+from cropseg.counting import NO_CONFIDENCE, PARCEL_YEAR, PLACE
 from cropseg.details import Details
 from cropseg.ground import Rows, Sharing, refuse_trained, sharing, training_parts
-from cropseg.predictor import ModelSpec, Predictor
+from cropseg.predictor import ModelSpec, Predictor, classify
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
 from cropseg.seeds import SEED_COLUMNS, seed_rows
@@ -141,14 +143,57 @@ def examine(
     return evaluation, found.details
 
 
+def calibrate(run: Run, batch_size: int = 8, tta: str | None = None) -> str:
+    """Compute a run's confidence on its own validation part, once for the same weights and data, and keep it.
+
+    Returns:
+        Why there is none; empty where there is one.
+    """
+    path, spec, root = run.validation_file(tta or ""), run.spec, run.dataset_root
+    weights = run.weights_digest
+    kept = read_validated(path)
+    if kept is not None and kept.is_of(spec.manifest_digest, spec.split, weights):
+        return ""
+    path.unlink(missing_ok=True)  # it is of other weights
+    if root is None or not (root / "manifest.parquet").is_file():
+        return "the validation data is gone, or it is not known where it lies"
+    dataset = open_dataset(root)
+    if dataset.digest != spec.manifest_digest or not (root / "splits" / f"{spec.split}.parquet").is_file():
+        return "the training data was prepared again since"
+    rows = [int(row) for row in dataset.parts(spec.split)["val"]]
+    if not rows:
+        return "the run has no validation part"
+    predictor = augmented(run.predictor, tta)
+    if classify(predictor, dataset.image(rows[0])[None])[1] is None:
+        return NO_CONFIDENCE
+    found = run_through(predictor, dataset, rows, batch_size, "confidence on the validation part")
+    write_validated(path, Validated(spec.manifest_digest, spec.split, weights, found.details.reliability))
+    say(f"{run.name}: confidence on the {len(rows)} patches of its validation part in {path}")
+    return ""
+
+
 def evaluate_runs(
-    runs: Sequence[Run], sets: Sequence[EvaluationSet], batch_size: int = 8, tta: str | None = None
+    runs: Sequence[Run],
+    sets: Sequence[EvaluationSet],
+    batch_size: int = 8,
+    tta: str | None = None,
+    *,
+    calibration: bool = True,
 ) -> list[Evaluation]:
     """Score each run on each set, store the results in the runs' folders and print a table.
 
     Every set is opened before the first is scored, so that a wrong path costs no waiting, and what it shares with the
     training part is told before any score is known. Runs that differ in their seed alone are shown together in a second
     table, with mean and range.
+
+    Below stand what the scores are worth (:mod:`cropseg.certainty`).
+
+    Args:
+        runs: The runs.
+        sets: The sets.
+        batch_size: Patches at a time.
+        tta: Test-time augmentation.
+        calibration: Whether confidence is computed on each run's validation part too (:func:`calibrate`).
 
     Raises:
         ConfigError: No set was chosen, or two of them share a name.
@@ -165,9 +210,14 @@ def evaluate_runs(
     rows: list[Sequence[object]] = []
     found: dict[str, dict[str, Evaluation]] = {}
     for run in runs:
+        unfitted = calibrate(run, batch_size, tta) if calibration else "it was not asked for"
         for one in (chosen_set for of_run, chosen_set in chosen if of_run is run):
-            result, found_beside = examine(run.predictor, one, batch_size, tta)
-            path = run.store(result, found_beside)
+            result, beside = examine(run.predictor, one, batch_size, tta)
+            same = result.manifest_digest == run.spec.manifest_digest and result.split == run.spec.split
+            why = "these are the patches it would be fitted on" if same and one.part == "val" else unfitted
+            if why and beside.reliability:
+                beside = replace(beside, without={**beside.without, "recalibration": why})
+            path = run.store(result, beside)
             say(f"{run.name} on {result.key}: {result.patches} patches, confusion matrix in {path}")
             results.append(result)
             found.setdefault(str(run.path), {})[result.key] = result
@@ -175,13 +225,26 @@ def evaluate_runs(
         run.release()
     table("Scores", SCORE_COLUMNS, rows)
     scored = [replace(run, evaluations=found[str(run.path)]) for run in runs]
-    if seeds := seed_rows(scored, list(dict.fromkeys(one.key for one in results)), brief=True):
+    keys = list(dict.fromkeys(one.key for one in results))
+    if seeds := seed_rows(scored, keys, brief=True):
         table("Over seeds: mean (lowest … highest)", SEED_COLUMNS, seeds)
     for title, rule in MEANS.values():
         say(f"{title}: {rule}")
+    _show_certainty(scored, keys)
     if any(result.simulated for result in results):
         warn(SIMULATED_NOTE)
     return results
+
+
+def _show_certainty(runs: Sequence[Run], keys: Sequence[str]) -> None:
+    if once := certainty.once_rows(runs, keys):
+        table(certainty.ONCE_TITLE, SCORE_COLUMNS, (row for model, one in once for row in score_rows(model, one)))
+    title = "95 % intervals, drawn over places: other ground of the same kind"
+    table(title, certainty.INTERVAL_COLUMNS, certainty.interval_rows(runs, keys))
+    if compared := certainty.comparison_rows(runs, keys):
+        table("Models compared on the same places", certainty.COMPARISON_COLUMNS, compared)
+    if sure := certainty.confidence_rows(runs, keys):
+        table("Confidence: expected calibration error (15 bins)", certainty.CONFIDENCE_COLUMNS, sure)
 
 
 SCORE_COLUMNS = ("model", "set", "protocol", "patches", *(title for title, _ in MEANS.values()), "note")

@@ -28,10 +28,12 @@ import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
 from cropseg import details
+from cropseg.calibration import Reliability, read_validated
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import warn
 from cropseg.details import Details
+from cropseg.metrics import Protocol
 from cropseg.predictor import ModelSpec, Predictor, latest_run
 from cropseg.scores import Evaluation
 
@@ -41,6 +43,9 @@ MOVED: Final = {"cropseg.learners.neural.load": "cropseg.learners.network.load"}
 NOT_OF_A_MODEL: Final = ("seed", "paths", "run_dir", "resume", "hydra")
 """Keys of a run's config in which two runs of one model may differ and be compared over seeds."""
 
+
+WEIGHTS: Final = ("weights.pt", "forest.skops")
+"""Files that hold the weights of a run, one or the other."""
 
 BESIDE: Final = (".detail.json", ".reliability.json")
 """Ends of files that lie among the evaluations and are none."""
@@ -127,6 +132,21 @@ class Run:
             details.write(self.results, evaluation.key, found, evaluation.confusion)
         storage.write_json(path, evaluation.to_dict())
         return path
+
+    def validation_file(self, tta: str = "") -> Path:
+        """Where the confidence on the validation part is kept, for one way of predicting."""
+        return self.results / f"validation{f'+{tta}' if tta else ''}.reliability.json"
+
+    def validated(self, tta: str = "") -> Mapping[Protocol, Reliability] | None:
+        """Confidence on the validation part under each protocol; None where it was not computed."""
+        found = read_validated(self.validation_file(tta))
+        return None if found is None else found.reliability
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the file that holds its weights; empty where there is none."""
+        files = [self.path] if self.path.is_file() else [self.path / name for name in WEIGHTS]
+        return next((storage.sha256(file) for file in files if file.is_file()), "")
 
     def details(self, key: str) -> Details | None:
         """What is stored beside the evaluation ``key``; None for one that earlier versions made."""
