@@ -1,64 +1,89 @@
-"""The report's pictures, as PNG inside ``data:`` addresses, so that the page needs nothing but itself."""
+"""The report's pictures as PNG or JPEG: curves, reliability diagrams, and patches in the classes' colours."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
 
 from cropseg.core.scene import UInt8Array
 from cropseg.pictures import UNKNOWN, paint, true_color
+from cropseg.report.content import Picture
 
-__all__ = ["UNKNOWN", "confusion", "curves", "embed", "paint", "true_color"]
+__all__ = ["CONFIDENCE", "UNKNOWN", "confidence", "curves", "jpeg", "paint", "png", "reliability", "true_color"]
 
-INK: Final = "#1c2b22"
-LINES: Final = ("#1f6f4a", "#c9822b", "#4a6fa5", "#8c3b5e", "#6b6b6b")
+INK: Final = "#1b2620"
+LINES: Final = ("#1f6f4a", "#b5651d", "#3d6096", "#8c3b5e", "#5f5f5f")
+"""Each at least 4.5 : 1 against white."""
+
+STEPS: Final = 21
+"""Confidence is drawn in steps of 5 %: small files, and no more than an eye tells apart."""
+
+CONFIDENCE: Final = tuple(
+    "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in colormaps["cividis"](i / (STEPS - 1))[:3]))
+    for i in range(STEPS)
+)
+"""Colours of confidence from 0 to 1: cividis, which colour-blind readers see alike."""
+
+History = Mapping[str, npt.NDArray[np.float64]]
 
 
-def curves(histories: Sequence[Mapping[str, npt.NDArray[np.float64]]]) -> list[tuple[str, str]]:
-    """Training curves: (title, picture) of loss, validation mIoU and learning rate, as far as they were logged.
+def curves(histories: Sequence[History], chosen: Sequence[int] = ()) -> list[Picture]:
+    """Training curves as Figure 3 of the paper has them, as far as they were logged.
+
+    (a) losses, (b) validation mIoU, (c) validation pixel accuracy, (d) learning rate.
 
     Args:
         histories: Columns of ``metrics.csv`` by name, one for each seed. With several, the line is their mean and the
             band runs from the lowest to the highest; where some stopped earlier, over those that went on.
+        chosen: Epochs, from 1, whose checkpoints were kept: thin upright lines.
     """
-    found = []
+    found: list[Picture] = []
     names = list(dict.fromkeys(name for history in histories for name in history))
     for title, wanted, log in (
         ("Loss", [n for n in names if n.endswith("loss")], False),
         ("Validation mIoU, present classes", [n for n in names if n == "val_miou_present"], False),
+        ("Validation pixel accuracy", [n for n in names if n == "val_pixel_accuracy"], False),
         ("Learning rate", [n for n in names if n == "lr" or n.startswith("lr-") or n == "learning_rate"], True),
     ):
         columns = {name: column for name in wanted if len(column := _over_epochs(histories, name))}
         if not columns or max(len(history.get("epoch", ())) for history in histories) < 2:
             continue
-        figure, axes = _figure(5.2, 3.0)
+        figure, axes = _figure(5.2, 3.2)
         for (name, column), colour in zip(columns.items(), LINES, strict=False):
             epochs, mean, low, high = column.T
-            axes.plot(epochs, mean, color=colour, lw=1.8, label=name.replace("_", " "))
+            axes.plot(epochs, mean, color=colour, lw=1.8, label=CURVES.get(name, name.replace("_", " ")))
             if len(histories) > 1:
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
+        for epoch in chosen:
+            axes.axvline(epoch, color=INK, lw=0.8, ls=(0, (4, 3)), alpha=0.6)
         if log:
             axes.set_yscale("log")
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(columns) > 1:
-            axes.legend(frameon=False)
-        found.append((title, _address(figure)))
+            axes.legend(frameon=False, labelcolor=INK)
+        first = next(iter(columns.values()))
+        shown = f"{title} over {len(first)} epochs: {first[0, 1]:.4g} at the first, {first[-1, 1]:.4g} at the last"
+        found.append(Picture(f"({'abcd'[len(found)]}) {title}", shown, _file(figure)))
     return found
 
 
-def _over_epochs(histories: Sequence[Mapping[str, npt.NDArray[np.float64]]], name: str) -> npt.NDArray[np.float64]:
-    """Epoch (from 1), mean, lowest and highest of a column over the histories; (epochs, 4), those that have a value."""
+CURVES: Final = {"train_loss": "training", "val_loss": "validation"}
+
+
+def _over_epochs(histories: Sequence[History], name: str) -> npt.NDArray[np.float64]:
+    """Rows (epoch from 1, mean, lowest, highest) of a column over the histories that have it there."""
     values: dict[int, list[float]] = {}
     for history in histories:
         if name in history:
@@ -69,31 +94,57 @@ def _over_epochs(histories: Sequence[Mapping[str, npt.NDArray[np.float64]]], nam
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
-def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> str:
-    """The row-normalised confusion matrix in percent; rows of classes without truth pixels stay empty."""
-    total = matrix.sum(axis=1, keepdims=True)
-    share = np.divide(matrix * 100.0, total, out=np.full(matrix.shape, np.nan), where=total > 0)
-    figure, axes = _figure(7.4, 6.6)
-    axes.imshow(share, cmap="Greens", vmin=0, vmax=100)
-    for row, col in np.argwhere(np.isfinite(share) & (share >= 0.5)):
-        colour = "white" if share[row, col] > 55 else INK
-        axes.text(col, row, f"{share[row, col]:.0f}", ha="center", va="center", color=colour, fontsize=8.5)
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
-    absent = [f"{name} (absent)" if not n else name for name, n in zip(names, total[:, 0], strict=True)]
-    axes.set_yticks(ticks, absent)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("truth")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return _address(figure)
+def reliability(diagrams: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> bytes:
+    """Reliability diagram: how often a model is right where it says so and so sure; PNG.
+
+    Args:
+        diagrams: By name: mean confidence, accuracy and share of the pixels of each bin; NaN in an empty one.
+    """
+    figure, axes = _figure(4.6, 4.4)
+    axes.plot([0, 1], [0, 1], color="#9aa59e", lw=1, ls="--", label="perfectly calibrated")
+    for (name, (sure, right, share)), colour in zip(diagrams.items(), LINES, strict=False):
+        axes.plot(sure, right, color=colour, lw=1.6, label=name)
+        axes.scatter(sure, right, s=10 + 180 * np.nan_to_num(np.asarray(share)), color=colour, alpha=0.8, lw=0)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share of pixels that are right", aspect="equal")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left")
+    return _file(figure)
 
 
-def embed(pixels: UInt8Array) -> str:
-    """A picture, uint8 (height, width, 3), as the address of an image in a page."""
+def confidence(values: npt.NDArray[np.float32], empty: npt.NDArray[np.bool_]) -> UInt8Array:
+    """Confidence 0 … 1, (height, width), in the colours of :data:`CONFIDENCE`; grey where ``empty``."""
+    palette = np.array([tuple(bytes.fromhex(colour[1:])) for colour in CONFIDENCE], dtype=np.uint8)
+    steps = np.rint(np.nan_to_num(values).clip(0, 1) * (STEPS - 1)).astype(np.intp)
+    painted: UInt8Array = palette[steps]
+    painted[empty] = UNKNOWN
+    return painted
+
+
+def png(pixels: UInt8Array) -> bytes:
+    """A picture of few colours, uint8 (height, width, 3), as PNG with a palette: exact and small."""
+    from PIL import Image
+
+    colours, places = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    if len(colours) > 256:
+        image = Image.fromarray(pixels)
+    else:
+        image = Image.fromarray(places.reshape(pixels.shape[:2]).astype(np.uint8))
+        image.putpalette(colours.astype(np.uint8).tobytes())
+    return _saved(image, "png", optimize=True)
+
+
+def jpeg(pixels: UInt8Array) -> bytes:
+    """A photograph, uint8 (height, width, 3), as JPEG with its colours at full resolution."""
+    from PIL import Image
+
+    return _saved(Image.fromarray(pixels), "jpeg", quality=90, subsampling=0)
+
+
+def _saved(image: object, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(pixels), format="png")
-    return _data(buffer.getvalue())
+    image.save(buffer, format=form, **options)  # type: ignore[attr-defined]
+    return buffer.getvalue()
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -106,11 +157,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _address(figure: Figure) -> str:
+def _file(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
-    return _data(buffer.getvalue())
-
-
-def _data(content: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return buffer.getvalue()

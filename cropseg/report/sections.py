@@ -1,0 +1,269 @@
+"""The chapters of a report, from the stored evaluations of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from cropseg.core import storage
+from cropseg.core.errors import InputError
+from cropseg.core.manifest import open_dataset
+from cropseg.report import claims, figures, tables
+from cropseg.report.content import (
+    Bar,
+    Bars,
+    Block,
+    Bullets,
+    Figure,
+    Fold,
+    Glance,
+    Grid,
+    Group,
+    Grouped,
+    Heading,
+    Legend,
+    Listing,
+    Matrix,
+    Missing,
+    Section,
+    Words,
+)
+from cropseg.report.tables import Column, Table
+from cropseg.runs import Run, label, seed_groups
+from cropseg.scores import MEANS, PROTOCOLS, format_score
+from cropseg.seeds import group_labels, over_seeds
+
+PRESENT = MEANS["miou_present"][0]
+
+TOGGLES = (
+    "A class can be switched off in the legend: it goes from the maps, where the image shows through, and from the "
+    "rows and columns of the tables and matrices that have it. No number changes by that: means are over all classes."
+)
+
+
+def groups(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """The models of a report with their runs, one a seed."""
+    found = seed_groups(runs)
+    return list(zip(group_labels(found), found, strict=True))
+
+
+def summary(runs: Sequence[Run]) -> Section:
+    """Each set at a glance, and what the numbers may be taken for."""
+    names = tables.set_names(runs)
+    blocks: list[Block] = [Bullets(tuple(_sentences(runs, names)))] if names else []
+    if names:
+        blocks.append(Bars(tuple(_glance(runs, name) for name in names), _glances(runs, names)))
+    else:
+        blocks.append(Words("No run has been evaluated yet, so there are no scores to show."))
+    blocks += [Heading("What these numbers may be taken for", "claims"), Bullets(tuple(claims.claims(runs)))]
+    if (may := claims.table(runs)) is not None:
+        blocks.append(Grid(may, "may-claim", style="prose"))
+    return Section("summary", "Summary", tuple(blocks))
+
+
+def _sentences(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """The highest score on each set, in words, and how far it falls from the internal one."""
+    found = [
+        "IoU, the measure below, is the overlap of mapped and true ground of a class: 0 for none, 1 for a perfect map. "
+        "Its mean over classes counts a rare crop as much as a common one."
+    ]
+    for name in names:
+        shown = over_seeds(runs, name)
+        first = shown[0].evaluations[0]
+        ranked = sorted(
+            ((one.score("miou_present", first.protocol), one.model) for one in shown),
+            key=lambda pair: (np.isnan(pair[0].mean), -pair[0].mean),
+        )
+        (best, model), rest = ranked[0], ranked[1:]
+        if np.isnan(best.mean):
+            continue
+        text = f"{name}: {model} reaches a mean IoU of {best} over the classes present ({PROTOCOLS[first.protocol]})"
+        if rest:
+            others = ", ".join(f"{who} {format_score(spread.mean)}" for spread, who in rest)
+            text += f"; next to it {others}"
+        home = [one for one in over_seeds(runs, "internal") if one.model == model] if name != "internal" else []
+        for at_home in home:
+            step = best.mean - at_home.score("miou_present", first.protocol).mean
+            way = "above" if step > 0 else "below"
+            text += f". That is {abs(step):.4f} {way} what it has on internal, counted alike"
+        found.append(text + ".")
+    return found
+
+
+def _glance(runs: Sequence[Run], name: str) -> Glance:
+    shown = over_seeds(runs, name)
+    first = shown[0].evaluations[0]
+    bars = []
+    for one in shown:
+        spread = one.score("miou_present", first.protocol)
+        numbers = [0.0 if np.isnan(value) else value for value in (spread.mean, spread.low, spread.high)]
+        bars.append(Bar(one.model, one.n, numbers[0], str(spread), numbers[1], numbers[2]))
+    note = "; ".join([*([first.note] if first.note else []), *first.caveats])
+    return Glance(name, note, f"{PRESENT}, {PROTOCOLS[first.protocol]}", tuple(bars))
+
+
+def _glances(runs: Sequence[Run], names: Sequence[str]) -> Table:
+    heads = ("evaluation set", "protocol", "model", "seeds", PRESENT, "remark")
+    columns = tuple(Column(head, text=head != PRESENT) for head in heads)
+    rows = []
+    for name in names:
+        for one in over_seeds(runs, name):
+            first = one.evaluations[0]
+            score = str(one.score("miou_present", first.protocol))
+            rows.append((name, PROTOCOLS[first.protocol], one.model, one.n, score, "; ".join(first.caveats)))
+    return Table("Every set at a glance", columns, tuple(rows))
+
+
+def scores(runs: Sequence[Run]) -> Section:
+    """All means under both protocols, over seeds and run by run."""
+    blocks: list[Block] = [
+        Words(
+            "Both protocols are read off one stored confusion matrix of each run and set. All valid pixels counts "
+            "background as a class; labelled crop pixels leaves out ground whose truth is background, while a crop "
+            "taken for background stays an error of that crop."
+        )
+    ]
+    seeds = tables.seeds(runs, brief=True)
+    if seeds is not None:
+        blocks.append(Grid(seeds, "seeds", style="seeds"))
+    names = tables.set_names(runs)
+    if names:
+        by_run = Grouped(tables.scores(runs), tuple(_group(runs, name) for name in names))
+        blocks.append(by_run if seeds is None else Fold("Run by run", (by_run,)))
+    else:
+        blocks.append(Words("Nothing evaluated."))
+    return Section("scores", "Scores", tuple(blocks))
+
+
+def _group(runs: Sequence[Run], name: str) -> Group:
+    alone = tables.single(runs)
+    scored = [run for run in runs if name in run.evaluations]
+    rows = []
+    for protocol, told in PROTOCOLS.items():
+        for run in scored:
+            one = run.evaluations[name]
+            marks = one.marks
+            if str(run.path) in alone:
+                marks = (*marks, ("one seed", "one trained model, no range over seeds"))
+            found = one.scores(protocol)
+            cells = [(label(run, runs), marks), (told, ())]
+            rows.append((*cells, *((format_score(found[key]), ()) for key in MEANS)))
+    shown = [run.evaluations[name] for run in scored]
+    patches = " or ".join(sorted({f"{one.patches:,} patches" for one in shown}))
+    caveats = dict.fromkeys(text for one in shown for text in (one.note, *one.caveats) if text)
+    return Group(name, "; ".join((patches, *caveats)), tuple(rows))
+
+
+def classes(runs: Sequence[Run]) -> Section:
+    """IoU, accuracy and support of each class on each set."""
+    names = tables.set_names(runs)
+    if not names:
+        return Section("classes", "Class by class", (Words("Nothing evaluated."),))
+    shown = (Grid(tables.classes(runs, name), by_class=True) for name in names)
+    return Section("classes", "Class by class", (Words(TOGGLES, quiet=True), Legend(), *shown))
+
+
+def confusion(runs: Sequence[Run]) -> Section:
+    """One matrix for each model and set, the seeds of a model added up."""
+    found: list[Block] = []
+    for name in tables.set_names(runs):
+        for one in over_seeds(runs, name):
+            first = one.evaluations[0]
+            total = np.sum([evaluation.confusion for evaluation in one.evaluations], axis=0)
+            added = [f"{one.n} added up"] if len(one.seeds) > 1 else []
+            note = "; ".join([*added, *first.caveats])
+            number = "Figure 4. " if name == "internal" else ""
+            anchor = "figure-4" if number and not any(isinstance(b, Matrix) and b.anchor for b in found) else ""
+            found.append(Matrix(f"{number}{one.model} on {name}", first.classes, total, note, anchor))
+    if not found:
+        return Section("confusion", "Confusion", (Words("Nothing evaluated."),))
+    text = (
+        "Of the pixels of each true class (row), the percentage given to each class (column). All valid pixels; shares "
+        "below 0.5 % are not written; rows of absent classes are empty."
+    )
+    return Section("confusion", "Confusion", (Words(text), Legend(), *found))
+
+
+def training(runs: Sequence[Run]) -> Section:
+    """Curves, class weights, importances."""
+    blocks: list[Block] = []
+    names = runs[0].spec.taxonomy.names
+    anchored = False
+    for name, group in groups(runs):
+        chosen = [one.validation.get("epoch") for one in group]
+        epochs = sorted({epoch + 1 for epoch in chosen if isinstance(epoch, int)})
+        pictures = tuple(figures.curves([run.history for run in group], epochs))
+        title = name if len(group) == 1 else f"{name}, {len(group)} seeds: mean and range"
+        if not pictures:
+            blocks += [
+                Heading(title),
+                Words("No curves: this model is not trained by epochs, or stopped after the first.", quiet=True),
+            ]
+            continue
+        note = f"Dashed: the chosen epoch, {', '.join(map(str, epochs))}." if epochs else ""
+        anchor = "" if anchored else "figure-3"
+        anchored = True
+        blocks += [Heading(title), Figure(f"Figure 3. Training dynamics of {name}", pictures, note, anchor)]
+    for name, group in groups(runs):
+        for one in (tables.weights(group[0], names, name), _importances(name, group)):
+            if one is not None:
+                blocks.append(Grid(one, style="narrow"))
+    return Section("training", "Training", tuple(blocks))
+
+
+def _importances(name: str, group: Sequence[Run]) -> Table | None:
+    """Mean and range of a forest's feature importances over its seeds; None where no run has any."""
+    ranked: dict[str, list[float]] = {}
+    kind = ""
+    for run in group:
+        path = run.path / "importances.json"
+        if path.is_file():
+            content = storage.read_json(path)
+            try:
+                for one in content["features"]:
+                    ranked.setdefault(str(one["name"]), []).append(float(one["importance"]))
+                kind = str(content["kind"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{path} holds no feature importances", str(error), "train the run again") from error
+    return tables.importances(name, kind, ranked) if ranked else None
+
+
+def data(runs: Sequence[Run]) -> Section:
+    """Composition and parts of each training dataset that is still on disk."""
+    found: dict[tuple[str, str], list[Block]] = {}
+    for run in runs:
+        key = (run.spec.manifest_digest, run.spec.split)
+        if key in found:
+            continue
+        try:
+            if run.dataset_root is None:
+                raise InputError("the run's config does not tell where its dataset lies")
+            dataset = open_dataset(run.dataset_root)
+            shown = [tables.countries(dataset), tables.composition(dataset), tables.parts(dataset, run.spec.split)]
+        except InputError as error:
+            found[key] = [Heading(run.spec.dataset), Missing(f"Not shown: {error}")]
+            continue
+        remark = f"Manifest SHA-256 {dataset.digest}"
+        if dataset.digest != run.spec.manifest_digest:
+            remark += f". The dataset was prepared again since {run.name} was trained: these are not its tables"
+        found[key] = [Heading(dataset.spec.name), Words(remark, quiet=True), *(Grid(one) for one in shown)]
+    return Section("data", "Training data", tuple(block for blocks in found.values() for block in blocks))
+
+
+def described(runs: Sequence[Run]) -> Section:
+    """What each run is, and its whole configuration."""
+    blocks: list[Block] = []
+    for _, group in groups(runs):
+        facts = tables.facts(group)
+        rows = list(facts.rows)
+        for name in ("weights.pt", "forest.skops"):
+            if (group[0].path / name).is_file():
+                rows.insert(2, ("weights on disk", f"{(group[0].path / name).stat().st_size / 1e6:.2f} MB ({name})"))
+        rows += [("labels seen", claims.labels(group[0])), ("started from", claims.started(group[0]))]
+        blocks.append(Grid(Table(facts.title, facts.columns, tuple(rows), facts.note), style="facts"))
+    for run in runs:
+        if run.config:
+            blocks.append(Listing(f"Configuration of {run.name}", OmegaConf.to_yaml(run.config)))
+    return Section("runs", "Runs", tuple(blocks))
