@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -43,6 +43,8 @@ class EvaluationSet:
         made_by: The command that makes the dataset, told where it is missing.
         clusters: What intervals are drawn over: ``place``, all dates and overlapping windows of a place together; or
             ``parcel_year``, for a set of few places with many parcels.
+        beside: Sets to score with it where they are there, such as the refused radiometric choice: name of the folder
+            beside ``root``, and note. All else is as here.
     """
 
     name: str
@@ -53,6 +55,7 @@ class EvaluationSet:
     note: str = ""
     made_by: str = ""
     clusters: Literal["place", "parcel_year"] = "place"
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the values that are one of a few."""
@@ -79,6 +82,26 @@ class EvaluationSet:
                 raise ConfigError(f"run {run.path} does not tell where its dataset lies", None, remedy)
             root = str(run.dataset_root)
         return replace(self, root=root, split=self.split or run.spec.split)
+
+
+def with_beside(sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
+    """``sets``, each followed by what belongs beside it; what of that is not there is told with the command."""
+    named = {one.name for one in sets}
+    found: list[EvaluationSet] = []
+    for one in sets:
+        found.append(one)
+        if one.root is None or not (Path(one.root) / "manifest.parquet").is_file():
+            continue  # told when it is opened
+        missing = []
+        for name in (name for name in one.beside if name not in named):
+            root = Path(one.root).parent / name
+            if (root / "manifest.parquet").is_file():
+                found.append(replace(one, name=name, root=str(root), note=one.beside[name], beside={}))
+            else:
+                missing.append(name)
+        if missing:
+            say(f"not there to score beside {one.name}: {', '.join(missing)}; make it: {one.made_by}")
+    return found
 
 
 def evaluate(
@@ -202,7 +225,8 @@ def evaluate_runs(
         raise ConfigError("no evaluation set was chosen", None, "give evaluation=[internal,unseen]")
     if len({one.name for one in sets}) != len(sets):
         raise ConfigError("two evaluation sets share a name", [one.name for one in sets], "give each its own")
-    chosen = [(run, one.of(run)) for run in runs for one in sets]
+    wanted = with_beside(sets)
+    chosen = [(run, one.of(run)) for run in runs for one in wanted]
     for run, one in chosen:
         _say_sharing(run, one.name, sharing(*_open(run.spec, one)))
     alone = {str(group[0].path) for group in seed_groups(runs) if len(group) == 1}

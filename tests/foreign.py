@@ -37,6 +37,8 @@ def composed(repo, name):
 def run_importer(repo, importer, /, **changes):
     """What ``python prepare.py importer=… importer.<key>=<value> …`` does; ``__`` in a key stands for a dot."""
     cfg = composed(repo, importer).copy()
+    if "others" in cfg:
+        cfg.others = False  # thrice the time; the test that wants them says so
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
     try:

@@ -101,6 +101,7 @@ def import_dacia5(
     stride: int = 256,
     min_crop: int = 1000,
     paper: Mapping[str, Any] | None = None,
+    others: bool = False,
 ) -> dict[str, Any]:
     """Import the scenes of a season as ``<out>/<name>`` and ``<out>/<name>_once``.
 
@@ -119,6 +120,7 @@ def import_dacia5(
         stride: Step between windows in pixels.
         min_crop: Least number of crop pixels of a window.
         paper: The paper's ``scenes``, ``windows``, ``kept``, ``season`` and ``support`` (pixels by class name).
+        others: Whether the refused order and the refused offset are imported too, each as a set beside.
 
     Returns:
         The summary, also in ``dataset.json``: counts, what differs from the paper, radiometric choices.
@@ -173,6 +175,11 @@ def import_dacia5(
     say(f"{name}: {len(every.rows)} windows of {len(taken)} scenes in {out / name}")
     say(f"{name}, scenes by choice: {', '.join(f'{key} {count}' for key, count in provenance['choices'].items())}")
     say(f"{name}_once: the same windows, each pixel labelled once ({int(single[1:].sum())} crop pixels)")
+    for other in rule.others if others else ():
+        import_dacia5(
+            source, out, taxonomy_name, labels, other, name=name, bands=bands, season=season, size=size, stride=stride,
+            min_crop=min_crop,
+        )  # fmt: skip
     return provenance
 
 

@@ -93,6 +93,7 @@ def import_pastis(
     nodata: Sequence[int] = (-10_000,),
     clip: Sequence[int] = (1, 10_000),
     paper: Mapping[str, Any] | None = None,
+    others: bool = False,
 ) -> dict[str, Any]:
     """Import one date a patch as ``<out>/<name>``, with every patch in part ``test`` of split ``test``.
 
@@ -115,6 +116,7 @@ def import_pastis(
         nodata: Values that stand for no data.
         clip: Least and largest reflectance × 10000 of a valid sample: the training range.
         paper: The paper's ``patches``, ``samples`` and ``support`` (pixels by class name).
+        others: Whether the refused order and the refused offset are imported too, each as a set beside.
 
     Returns:
         The summary, also in ``dataset.json``.
@@ -131,7 +133,7 @@ def import_pastis(
         raise ConfigError("clip of the importer", list(clip), f"give two of 1 to {BRIGHTEST}, ascending")
     bands, classes, paper = check_bands(bands), taxonomy.load(taxonomy_name), paper or {}
     label_ids = label_table(labels, classes, "importer.labels")
-    name += ("" if chosen_by == primary else f"_{chosen_by}") + rule.suffix
+    set_name, name = name, name + ("" if chosen_by == primary else f"_{chosen_by}") + rule.suffix
     every = [one for one in _metadata(_root(Path(source)), size) if folds is None or one.fold in folds]
     if not every:
         raise InputError(f"{source} lists no patch of the folds", list(folds or ()), "widen importer.folds")
@@ -179,6 +181,11 @@ def import_pastis(
     provenance["zero_share"] = zeros
     writer.finish()
     _show(provenance, name, zeros, len(every))
+    for other in rule.others if others else ():
+        import_pastis(
+            source, out, taxonomy_name, labels, other, limits, name=set_name, bands=bands, primary=primary, dates=dates,
+            folds=folds, size=size, nodata=nodata, clip=clip,
+        )  # fmt: skip
     return provenance
 
 

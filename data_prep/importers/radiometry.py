@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -106,6 +106,14 @@ class RadiometryRule:
     def channels(self) -> int:
         """Bands of a file."""
         return len(self.orders[self.expected])
+
+    @property
+    def others(self) -> tuple[RadiometryRule, ...]:
+        """The rule with one choice turned round each: what a wrong choice would do. None of a rule that is turned."""
+        if self.suffix:
+            return ()
+        order = (replace(self, order="other"),) if len(self.orders) > 1 else ()
+        return (replace(self, offset="other"), *order)
 
     @property
     def suffix(self) -> str:

@@ -233,7 +233,9 @@ def against_paper(
 
 
 def show_paper(rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Print what :func:`against_paper` gave."""
+    """Print what :func:`against_paper` gave, if it gave anything."""
+    if not rows:
+        return
     columns = ("what", "paper", "here", "verdict")
     table(f"{name} against the paper", columns, [[row[column] for column in columns] for row in rows])
 

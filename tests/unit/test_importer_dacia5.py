@@ -1,10 +1,15 @@
 """The DACIA5 importer on files laid out as the original: one true scene of 800 by 450 pixels, and many small ones."""
 
 import csv
+import dataclasses
+import shutil
 
 import numpy as np
 import pytest
+from fakes import Nearest, spec_for
 from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5, write_tiff
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,6 +20,7 @@ from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
 from cropseg.core.scene import Grid
 from cropseg.core.tiling import sliding
+from cropseg.evaluate import EvaluationSet, examine, with_beside
 from data_prep.importers.dacia5 import _owners
 
 SIZE = 32
@@ -158,6 +164,52 @@ def test_the_other_choice_is_one_option_away(made, imported, repo, tmp_path):
     assert here.manifest["subset"][0].as_py() == "dacia5_2020"
     np.testing.assert_array_equal(first, np.where(second == 0, 0, np.maximum(second - 1000, 1)))
     np.testing.assert_array_equal(here.mask(0), there.mask(0))
+
+
+def test_both_other_choices_come_along_and_are_scored_beside(made, imported, repo, tmp_path, capsys):
+    small(repo, made[0], tmp_path, others=True)
+    assert sorted(path.parent.name for path in tmp_path.glob("*/dataset.json")) == [
+        "dacia5", "dacia5_once", "dacia5_other_offset", "dacia5_other_offset_once", "dacia5_other_order",
+        "dacia5_other_order_once",
+    ]  # fmt: skip
+    assert open_dataset(tmp_path / "dacia5").digest == open_dataset(imported[0] / "dacia5").digest
+    with initialize_config_dir(str(repo / "conf"), version_base="1.3"):
+        cfg = compose("evaluate", ["evaluation=[dacia5]", f"paths.data={tmp_path}"])
+    (chosen,) = (instantiate(one) for one in cfg.evaluation.values())
+    shutil.rmtree(tmp_path / "dacia5_other_order")
+    capsys.readouterr()
+    sets = with_beside([chosen])
+    assert [one.name for one in sets] == ["dacia5", "dacia5_once", "dacia5_other_offset"]
+    assert {one.clusters for one in sets} == {"parcel_year"}
+    assert sets[2].root == str(tmp_path / "dacia5_other_offset")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not there to score beside dacia5: dacia5_other_order; make it: python prepare.py importer=dacia5" in said
+    explicit = dataclasses.replace(sets[1], note="mine")
+    assert [one.note for one in with_beside([chosen, explicit]) if one.name == "dacia5_once"] == ["mine"]
+
+
+def test_a_field_keeps_its_number_over_the_dates_of_a_year_and_is_a_cluster(repo, tmp_path):
+    scenes = {stamp: stack(DACIA5_ORDER, 40, 72, seed=number) for number, stamp in enumerate(("20200601", "20200701"))}
+    scenes["20210601"] = stack(DACIA5_ORDER, 40, 72, seed=9)
+    small(repo, write_dacia5(tmp_path / "in", scenes, {2020: codes(), 2021: codes()}), tmp_path)
+    data = open_dataset(tmp_path / "dacia5")
+    by_window = {}
+    for row in range(len(data)):
+        product, spot = data.manifest["id"][row].as_py().split("/")[-2:]
+        by_window.setdefault(spot, {})[product[-8:]] = data.parcels(row)
+    for found in by_window.values():
+        np.testing.assert_array_equal(found["20200601"], found["20200701"])
+        assert not set(np.unique(found["20200601"])) & set(np.unique(found["20210601"])) - {0}
+    fields = set()
+    for row in range(len(data)):
+        labelled = (data.mask(row) != 255) & (data.image(row) > 0).all(axis=0)  # peas are not scored
+        fields |= {int(number) for number in np.unique(data.parcels(row)[labelled])}
+    chosen = EvaluationSet("dacia5", str(data.root), "test", protocol="crop", clusters="parcel_year")
+    evaluation, details = examine(Nearest(spec_for(data)), chosen)
+    assert details.clusters_are == "parcel and year"
+    # Every field; and what lies outside of fields in either window, each year.
+    assert len(details.clusters) == len(fields - {0}) + 4
+    np.testing.assert_array_equal(sum(details.clusters.values()), evaluation.confusion)
 
 
 def test_the_same_files_give_the_same_bytes(made, imported, repo, tmp_path):
