@@ -10,11 +10,11 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from cropseg.core import storage
-from cropseg.core.labels import IGNORE
+from cropseg.core.labels import BACKGROUND, IGNORE
 from cropseg.core.taxonomy import CropClass, Taxonomy
 from cropseg.report import paper, tables
 from cropseg.report.paper import ABSENT
-from cropseg.report.paper_form import PAPER, PaperTable, Shown, made, numbers, words
+from cropseg.report.paper_form import PAPER, Composition, PaperTable, Shown, made, numbers, words
 from cropseg.report.tables import format_share
 
 CONF: Final = Path(__file__).resolve().parents[2] / "conf"
@@ -54,7 +54,8 @@ def taxonomy(shown: Shown) -> PaperTable:
             cells += [", ".join(mine.include) or ABSENT, ", ".join(mine.exclude) or ABSENT]
             cells += [_difference(mine, *printed)] if shown.comparable else []
         rows.append(cells)
-    return made(paper.TABLE_1, columns, rows, shown.why_not, *(_matching(one) for one in found.values()))
+    notes = [*(_matching(one) for one in found.values()), *(_unmapped(one) for one in shown.datasets)]
+    return made(paper.TABLE_1, columns, rows, shown.why_not, *notes)
 
 
 def _matching(one: Taxonomy) -> str:
@@ -64,15 +65,27 @@ def _matching(one: Taxonomy) -> str:
     return f"Keywords of {one.name} are found {how}"
 
 
+def _unmapped(one: Composition) -> str:
+    """What became of crops that no class takes, or several; empty where the dataset does not tell."""
+    config = one.dataset.spec.provenance.get("config", {}) if one.dataset else {}
+    labels = config.get("labels") if isinstance(config, Mapping) else None
+    if not isinstance(labels, Mapping) or not {"unmapped", "ambiguous"} <= set(labels):
+        return ""
+    return (
+        f"Crops that match no keyword are background in the paper; in {one.name} the rule for them is "
+        f"{labels['unmapped']}, and for those that match several classes {labels['ambiguous']}"
+    )
+
+
 def _difference(crop: CropClass, include: str, exclude: str) -> str:
     """How a class's keywords part from those that the paper prints."""
     told = []
     for what, mine, printed in (("includes", crop.include, include), ("excludes", crop.exclude, exclude)):
-        theirs = [] if printed == ABSENT else [word for word in printed.split(", ") if word]
+        theirs = [] if printed == ABSENT or crop.id == BACKGROUND else printed.split(", ")
         if more := [word for word in mine if word not in theirs]:
             told.append(f"{what} also {', '.join(more)}")
         if less := [word for word in theirs if word not in mine]:
-            told.append(f"no longer {what} {', '.join(less)}")
+            told.append(f"{what} not {', '.join(less)}")
     return "; ".join(told) or "same"
 
 
@@ -135,7 +148,7 @@ def class_weights(shown: Shown) -> PaperTable:
     for model in shown.models:
         found = tables.class_values(model.first, len(rows))
         if model.forest:
-            notes.append(f"{model.label} has no loss: it draws about as many pixels of each class")
+            notes.append(f"{model.label} has no loss: it draws its pixels class by class")
             continue
         columns += numbers(model.title)
         for i, row in enumerate(rows):

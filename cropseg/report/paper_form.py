@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -13,6 +13,7 @@ from cropseg.core.taxonomy import Taxonomy
 from cropseg.report.paper import ABSENT, CLASSES, Printed
 from cropseg.report.tables import Column, Table
 from cropseg.runs import Run, seed_groups
+from cropseg.scores import Evaluation
 from cropseg.seeds import Spread, group_labels
 
 PAPER: Final = "paper"
@@ -73,13 +74,13 @@ class Model:
     @property
     def title(self) -> str:
         """Label, number of seeds, and whether its pixels were simulated."""
-        seeds = f", {len(self.runs)} seeds" if len(self.runs) > 1 else ""
-        return f"{self.label}{seeds}{' (simulated)' if self.first.spec.simulated else ''}"
+        seeds = "one seed" if len(self.runs) == 1 else f"{len(self.runs)} seeds"
+        return f"{self.label}, {seeds}{' (simulated)' if self.first.spec.simulated else ''}"
 
     @property
     def forest(self) -> bool:
         """Whether it is a Random Forest."""
-        return "forest" in self.first.spec.model or self.first.loader.endswith("forest.load")
+        return "net" not in self.first.spec.model and self.first.loader.endswith("forest.load")
 
     @property
     def context(self) -> bool:
@@ -161,7 +162,9 @@ def _opened(run: Run) -> tuple[Dataset | None, str]:
 
 def made(source: Printed, columns: Sequence[Column], rows: Iterable[Sequence[str]], *notes: str) -> PaperTable:
     """The table of ``source``'s number and caption."""
-    note = " ".join(_sentence(note) for note in dict.fromkeys(notes) if note)
+    # Commands stand last: what follows one could be taken for a part of it.
+    told = sorted(dict.fromkeys(note for note in notes if note), key=lambda note: "python " in note)
+    note = " ".join(_sentence(one) for one in told)
     body = Table(f"Table {source.number}. {source.caption}", tuple(columns), tuple(tuple(row) for row in rows), note)
     return PaperTable(source.number, source.caption, body)
 
@@ -182,38 +185,56 @@ def spread(values: Sequence[float]) -> str:
     return ABSENT if found == "n/a" else found
 
 
-def evaluate_command(runs: Sequence[Run], key: str) -> str:
-    """What would evaluate ``runs`` on the paper's set ``key``."""
-    first = f"{SETS[key]}, then " if SETS.get(key) else ""
-    paths = ",".join(str(run.path) for run in runs)
-    named = f"[{paths}]" if len(runs) > 1 else paths
-    return f"{first}python evaluate.py run={named} evaluation={key}"
+def scored_title(label: str, evaluations: Sequence[Evaluation]) -> str:
+    """A model with the number of its seeds that were scored, and what of it was simulated."""
+    seeds = "one seed" if len(evaluations) == 1 else f"{len(evaluations)} seeds"
+    first = evaluations[0]
+    made_up = " (simulated)" if first.simulated else " (trained on simulated)" if first.trained_on_simulated else ""
+    return f"{label}, {seeds}{made_up}"
 
 
-def missing_note(shown: Shown, key: str) -> str:
-    """Which models were not evaluated on ``key``, and the command that would; empty where all were."""
-    left = [model for model in shown.models if not any(key in run.evaluations for run in model.runs)]
-    if not left:
-        return ""
-    names = "No model" if len(left) == len(shown.models) else ", ".join(model.label for model in left)
-    was = "was" if len(left) in (1, len(shown.models)) else "were"
-    verb = f"{was} evaluated" if names == "No model" else f"{was} not evaluated"
-    return f"{names} {verb} on {key}: {evaluate_command([run for model in left for run in model.runs], key)}"
+def evaluate_commands(shown: Shown, keys: Sequence[str]) -> str:
+    """What would evaluate the models on those of the paper's sets that they lack; empty where they lack none.
+
+    Sets that the same models lack share a command.
+    """
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for key in keys:
+        left = [model for model in shown.models if not any(key in run.evaluations for run in model.runs)]
+        if left:
+            lacking.setdefault(tuple(model.label for model in left), []).append(key)
+    told = []
+    for labels, names in lacking.items():
+        runs = [run for model in shown.models if model.label in labels for run in model.runs]
+        who = "No model" if len(labels) == len(shown.models) else f"Of the models, {', '.join(labels)}"
+        was = "was" if who == "No model" else "were not" if len(labels) > 1 else "was not"
+        makes = "".join(f"{SETS[name]}; " for name in names if SETS[name])
+        sets = f"[{','.join(names)}]" if len(names) > 1 else names[0]
+        told.append(
+            f"{who} {was} evaluated on {', '.join(names)}. To do so: {makes}"
+            f"python evaluate.py run={_folders(runs)} evaluation={sets}"
+        )
+    return " ".join(told)
 
 
-def caveats(shown: Shown, keys: Sequence[str]) -> str:
+def _folders(runs: Sequence[Run]) -> str:
+    """Value of the option ``run``: sweeps stand for their jobs."""
+    sweeps = [run.path.parent if (run.path.parent / "multirun.yaml").is_file() else run.path for run in runs]
+    paths = list(dict.fromkeys(map(str, sweeps)))
+    return f"[{','.join(paths)}]" if len(paths) > 1 else paths[0]
+
+
+def caveats(evaluations: Mapping[str, Sequence[Evaluation]]) -> str:
     """What must stand beside the scores of these sets, each with the sets that it holds for."""
     told: dict[str, list[str]] = {}
-    for key in keys:
-        for run in shown.runs:
-            if key in run.evaluations:
-                for text in run.evaluations[key].caveats:
-                    told.setdefault(text, []).append(key)
-    return " ".join(f"{_sentence(text)[:-1]} ({', '.join(dict.fromkeys(names))})." for text, names in told.items())
+    for key, found in evaluations.items():
+        for text in (text for one in found for text in one.caveats):
+            told.setdefault(text, []).append(key)
+    return " ".join(
+        f"{text[:1].upper()}{text[1:]} ({', '.join(dict.fromkeys(names))})." for text, names in told.items()
+    )
 
 
 def _sentence(text: str) -> str:
-    text = text.strip()
-    return (text[:1].upper() + text[1:] if not text.startswith("python") else text) + (
-        "" if text[-1:] in ".:)" else "."
-    )
+    """With a full stop, but behind a command, which it would become part of."""
+    return text if text.endswith(".") or "python " in text else f"{text}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cropseg import metrics
@@ -17,15 +18,16 @@ from cropseg.report.paper_form import (
     PaperTable,
     Shown,
     caveats,
+    evaluate_commands,
     made,
-    missing_note,
     numbers,
+    scored_title,
     spread,
     words,
 )
 from cropseg.report.tables import set_names
 from cropseg.scores import PROTOCOLS, Evaluation, Protocol, format_score
-from cropseg.seeds import SeedScores, over_seeds
+from cropseg.seeds import over_seeds
 
 REBUILT: Final = "paper, rebuilt"
 """Rows of scores that were computed from a confusion matrix built out of the paper's own class figures."""
@@ -33,6 +35,58 @@ REBUILT: Final = "paper, rebuilt"
 QUOTED: Final = "The paper's figures are quoted: it prints none per class from which they could be computed again"
 
 FIGURES_OF: Final = "figures of"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model on an evaluation set.
+
+    Attributes:
+        model: The model.
+        title: What the table calls it, with its seeds and what of it was simulated.
+        evaluations: One a seed, all of the same patches.
+    """
+
+    model: Model
+    title: str
+    evaluations: tuple[Evaluation, ...]
+
+    def results(self, protocol: Protocol) -> list[dict[str, Any]]:
+        """All scores, of each seed."""
+        return [one.scores(protocol) for one in self.evaluations]
+
+    def cells(self, *keys: tuple[Protocol, str]) -> list[str]:
+        """Mean and range over the seeds of some scores."""
+        return [spread([found[key] for found in self.results(protocol)]) for protocol, key in keys]
+
+    @property
+    def patches(self) -> str:
+        """Patches evaluated."""
+        return f"{self.evaluations[0].patches:,}"
+
+
+def _scored(shown: Shown, key: str) -> tuple[list[Scored], list[Model]]:
+    """The models evaluated on ``key``, and those that were not.
+
+    Seeds that saw other patches, since the dataset was made again between them, are told apart.
+    """
+    found, left = [], []
+    for model in shown.models:
+        alike = over_seeds(model.runs, key)
+        for number, one in enumerate(alike, 1):
+            label = model.label if len(alike) == 1 else f"{model.label}, dataset {number} of {len(alike)}"
+            found.append(Scored(model, scored_title(label, one.evaluations), one.evaluations))
+        if not alike:
+            left.append(model)
+    return found, left
+
+
+def _names(models: Sequence[Model]) -> str:
+    return ", ".join(model.label for model in models)
+
+
+def _caveats(shown: Shown, keys: Sequence[str]) -> str:
+    return caveats({key: [one for found in _scored(shown, key)[0] for one in found.evaluations] for key in keys})
 
 
 def sets(shown: Shown) -> PaperTable:
@@ -50,7 +104,7 @@ def sets(shown: Shown) -> PaperTable:
         where = " or ".join(dict.fromkeys(one.dataset for one in found)) or ABSENT
         rows.append((name, category if category != ABSENT else "not in the paper", printed, ours, where, remark))
     split = "The paper's training, validation and test part hold 53,888, 6,797 and 6,652 patches, drawn one by one"
-    return made(paper.TABLE_9, columns, rows, split, *(missing_note(shown, name) for name in SETS))
+    return made(paper.TABLE_9, columns, rows, split, evaluate_commands(shown, list(SETS)))
 
 
 def internal(shown: Shown) -> PaperTable:
@@ -63,36 +117,38 @@ def internal(shown: Shown) -> PaperTable:
         columns += numbers(f"{PAPER}: IoU", f"{PAPER}: class acc.", f"{PAPER}: support")
         for name in classes:
             rows[name] += paper.TABLE_10.row(name)
-        found = metrics.scores(rebuild.internal())
-        _, unet_iou, unet_accuracy = ("", *paper.TABLE_11.rows[-1][-2:])
-        rows[MEAN_PRINTED] += [unet_iou, paper.MEAN_CLASS_ACCURACY, NOTHING]
-        rows[MEAN] += [*_means([found]), f"{found['pixels']:,}"]
-        rows[ACCURACY_PRINTED] += [NOTHING, unet_accuracy, NOTHING]
-        rows[ACCURACY] += [NOTHING, format_score(found["pixel_accuracy"]), NOTHING]
+        again = metrics.scores(rebuild.internal())
+        miou, accuracy = paper.TABLE_11.rows[-1][-2:]
+        rows[MEAN_PRINTED] += [miou, paper.MEAN_CLASS_ACCURACY, NOTHING]
+        means = (format_score(again[key]) for key in ("miou", "mean_class_accuracy"))
+        rows[MEAN] += [*means, f"{again['pixels']:,}"]
+        rows[ACCURACY_PRINTED] += [NOTHING, accuracy, NOTHING]
+        rows[ACCURACY] += [NOTHING, format_score(again["pixel_accuracy"]), NOTHING]
         notes.append(_on_table_10())
-    for model, scored in _by_model(shown, "internal"):
-        columns += numbers(f"{model.title}: IoU", f"{model.title}: class acc.")
-        results = [one.scores("all") for one in scored]
+    found, left = _scored(shown, "internal")
+    for one in found:
+        columns += numbers(f"{one.title}: IoU", f"{one.title}: class acc.")
+        results = one.results("all")
         for i, name in enumerate(classes):
-            rows[name] += (
-                [spread([one[key][i] for one in results]) for key in ("iou", "accuracy")] if results else _no(2)
-            )
-        for name, cells in (
-            (MEAN_PRINTED, [NOTHING, NOTHING]),
-            (MEAN, _means(results)),
-            (ACCURACY_PRINTED, [NOTHING, NOTHING]),
-            (ACCURACY, [NOTHING, spread([one["pixel_accuracy"] for one in results]) if results else NOT_EVALUATED]),
-        ):
-            rows[name] += cells
-    support = [one.scores("all") for _, scored in _by_model(shown, "internal") for one in scored[:1]][:1]
-    columns += numbers("ours: support")
-    for i, name in enumerate(classes):
-        rows[name].append(f"{support[0]['support'][i]:,}" if support else NOT_EVALUATED)
-    rows[MEAN].append(f"{support[0]['pixels']:,}" if support else NOT_EVALUATED)
-    for name in (MEAN_PRINTED, ACCURACY_PRINTED, ACCURACY):
-        rows[name].append(NOTHING)
+            rows[name] += [spread([result[key][i] for result in results]) for key in ("iou", "accuracy")]
+        rows[MEAN_PRINTED] += [NOTHING, NOTHING]
+        rows[MEAN] += one.cells(("all", "miou"), ("all", "mean_class_accuracy"))
+        rows[ACCURACY_PRINTED] += [NOTHING, NOTHING]
+        rows[ACCURACY] += [NOTHING, *one.cells(("all", "pixel_accuracy"))]
+    if left:
+        columns += numbers(_names(left))
+        for row in rows.values():
+            row.append(NOT_EVALUATED)
+    if found:
+        support = found[0].results("all")[0]
+        columns += numbers("ours: support")
+        for i, name in enumerate(classes):
+            rows[name].append(f"{support['support'][i]:,}")
+        rows[MEAN].append(f"{support['pixels']:,}")
+        for name in (MEAN_PRINTED, ACCURACY_PRINTED, ACCURACY):
+            rows[name].append(NOTHING)
     kept = [row for name, row in rows.items() if shown.comparable or name not in (MEAN_PRINTED, ACCURACY_PRINTED)]
-    notes += [caveats(shown, ["internal"]), missing_note(shown, "internal")]
+    notes += [_caveats(shown, ["internal"]), evaluate_commands(shown, ["internal"])]
     return made(paper.TABLE_10, columns, kept, *notes)
 
 
@@ -120,19 +176,24 @@ def models(shown: Shown) -> PaperTable:
     columns = [*words(FIGURES_OF, "model", "feature type", "spatial context"), *numbers("mIoU all", "pixel acc.")]
     rows: list[Sequence[str]] = []
     notes = [shown.why_not, QUOTED + ", but for the U-Net, whose two are those of Table 10" if shown.comparable else ""]
+    found, left = _scored(shown, "internal")
     for printed, option in zip(paper.TABLE_11.rows, ("rf_spectral", "rf_spatial", "unet4gn"), strict=True):
         features, context = printed[1:3]
         if shown.comparable:
             rows.append((PAPER, *printed))
-        alike = [one for one in _by_model(shown, "internal") if _sort(one[0]) == context]
-        for model, scored in alike:
-            results = [one.scores("all") for one in scored]
-            cells = [spread([one[key] for one in results]) for key in ("miou", "pixel_accuracy")] if results else _no(2)
-            rows.append((model.title, model.first.model, features, context, *cells))
-        if not alike:
+        alike = [one for one in found if _sort(one.model) == context]
+        for one in alike:
+            cells = one.cells(("all", "miou"), ("all", "pixel_accuracy"))
+            rows.append((one.title, one.model.first.model, features, context, *cells))
+        unscored = [model for model in left if _sort(model) == context]
+        rows += [(model.label, model.first.model, features, context, *_no(2)) for model in unscored]
+        if not alike and not unscored:
             rows.append(("ours", option, features, context, *_no(2)))
-            notes.append(f"No run of the kind of {option} is shown: python train.py model={option}")
-    notes += [caveats(shown, ["internal"]), missing_note(shown, "internal")]
+            notes.append(f"No run of the kind of {option} is shown. To make one: python train.py model={option}")
+    if shown.comparable:
+        told = ", ".join(f"{name} {iou}" for name, iou in paper.FOREST_IOU.items())
+        notes.append(f"Of the spectral forest the paper's section 4.2 tells the IoU of nine classes: {told}")
+    notes += [_caveats(shown, ["internal"]), evaluate_commands(shown, ["internal"])]
     return made(paper.TABLE_11, columns, rows, *notes)
 
 
@@ -150,21 +211,21 @@ def regions(shown: Shown) -> PaperTable:
     for name in (*belgian, *others):
         if name in belgian and shown.comparable:
             rows.append((name, PAPER, *paper.TABLE_12.row(name)))
-        for model, scored in _by_model(shown, name):
-            if not scored and name in others:
-                continue
-            keys: tuple[tuple[Protocol, str], ...] = (
-                ("all", "miou"),
-                ("all", "pixel_accuracy"),
-                ("crop", "miou_present"),
-                ("crop", "pixel_accuracy"),
-            )
-            cells = [spread([one.scores(how)[key] for one in scored]) for how, key in keys] if scored else _no(4)
-            rows.append((name, model.title, f"{scored[0].patches:,}" if scored else ABSENT, *cells))
-    notes = [shown.why_not, QUOTED if shown.comparable else "", caveats(shown, (*belgian, *others))]
+        found, left = _scored(shown, name)
+        keys: tuple[tuple[Protocol, str], ...] = (
+            ("all", "miou"),
+            ("all", "pixel_accuracy"),
+            ("crop", "miou_present"),
+            ("crop", "pixel_accuracy"),
+        )
+        rows += [(name, one.title, one.patches, *one.cells(*keys)) for one in found]
+        if left and name in belgian:
+            rows.append((name, _names(left), ABSENT, *_no(len(keys))))
+    notes = [shown.why_not, QUOTED if shown.comparable else ""]
     if others:
         notes.append(f"Not in the paper, shown in the same form: {', '.join(others)}")
-    return made(paper.TABLE_12, columns, rows, *notes, *(missing_note(shown, name) for name in belgian))
+    notes += [_caveats(shown, (*belgian, *others)), evaluate_commands(shown, belgian)]
+    return made(paper.TABLE_12, columns, rows, *notes)
 
 
 def cross(shown: Shown) -> PaperTable:
@@ -177,15 +238,17 @@ def cross(shown: Shown) -> PaperTable:
         if shown.comparable:
             rows.append((row[0], PAPER, *row[1:]))
             if protocol == "crop":
-                found = metrics.scores(rebuild.cross(key.upper()), protocol)
-                rows.append((row[0], REBUILT, row[1], *(format_score(found[name]) for name in keys)))
+                again = metrics.scores(rebuild.cross(key.upper()), protocol)
+                rows.append((row[0], REBUILT, row[1], *(format_score(again[name]) for name in keys)))
                 notes.append(_on_table_14(key.upper()))
-        for model, scored in _by_model(shown, key):
-            cells = [spread([one.scores(protocol)[name] for one in scored]) for name in keys] if scored else _no(3)
-            rows.append((row[0], model.title, f"{scored[0].patches:,}" if scored else ABSENT, *cells))
+        scored, left = _scored(shown, key)
+        for one in scored:
+            rows.append((row[0], one.title, one.patches, *one.cells(*((protocol, name) for name in keys))))
+        if left:
+            rows.append((row[0], _names(left), ABSENT, *_no(len(keys))))
     if shown.comparable:
         notes.append("The row of all valid pixels of DACIA5 is quoted: the paper prints no class figures of it")
-    notes += [caveats(shown, ["dacia5", "pastis"]), *(missing_note(shown, key) for key in ("dacia5", "pastis"))]
+    notes += [_caveats(shown, ["dacia5", "pastis"]), evaluate_commands(shown, ["dacia5", "pastis"])]
     return made(paper.TABLE_13, columns, rows, *notes)
 
 
@@ -208,25 +271,29 @@ def cross_classes(shown: Shown) -> PaperTable:
     columns = [*words("class", FIGURES_OF), *numbers(*paper.TABLE_14.columns[1:])]
     rows: list[Sequence[str]] = []
     results = {
-        key: {model.label: [one.scores("crop") for one in found] for model, found in _by_model(shown, key)}
-        for key in ("dacia5", "pastis")
+        key: {model.label: (one.title, one.results("crop")) for one in reversed(found) for model in [one.model]}
+        for key, (found, _) in ((key, _scored(shown, key)) for key in ("dacia5", "pastis"))
     }
+    both = [model for model in shown.models if any(model.label in one for one in results.values())]
     for i, name in enumerate(shown.taxonomy.names):
         if i == 0:
             continue  # not counted in this protocol
         if shown.comparable:
             rows.append((name, PAPER, *paper.TABLE_14.row(name)))
-        for model in shown.models:
-            found = [results[key][model.label] for key in ("dacia5", "pastis")]
-            cells = [_class_cells(one, i) for one in found]
-            rows.append((name, model.title, *cells[0][:2], *cells[1][:2], cells[0][2], cells[1][2]))
+        for model in both:
+            found = [results[key].get(model.label, ("", [])) for key in ("dacia5", "pastis")]
+            first, second = (_class_cells(one, i) for _, one in found)
+            title = next(title for title, _ in found if title)
+            rows.append((name, title, *first[:2], *second[:2], first[2], second[2]))
+    if left := [model for model in shown.models if model not in both]:
+        rows.append(("every class", _names(left), *_no(4), ABSENT, ABSENT))
     notes = [shown.why_not]
     if shown.comparable:
         notes.append(
             "Supports depend on labels alone: on the real files, where ours differ from the paper's, the rules of an "
             "importer do. The paper's table has no row for background, which this protocol leaves out, nor for oats"
         )
-    notes += [caveats(shown, ["dacia5", "pastis"]), *(missing_note(shown, key) for key in ("dacia5", "pastis"))]
+    notes += [_caveats(shown, ["dacia5", "pastis"]), evaluate_commands(shown, ["dacia5", "pastis"])]
     return made(paper.TABLE_14, columns, rows, f"Protocol: {PROTOCOLS['crop']}", *notes)
 
 
@@ -238,20 +305,6 @@ def _class_cells(results: Sequence[Mapping[str, Any]], i: int) -> tuple[str, str
         return ABSENT, ABSENT, ABSENT
     iou, accuracy = (spread([one[key][i] for one in results]) for key in ("iou", "accuracy"))
     return iou, accuracy, f"{results[0]['support'][i]:,}"
-
-
-def _by_model(shown: Shown, key: str) -> list[tuple[Model, tuple[Evaluation, ...]]]:
-    """The evaluations of each model on ``key``, one a seed: of the same patches, if seeds saw different ones."""
-    found = []
-    for model in shown.models:
-        alike: Sequence[SeedScores] = over_seeds(model.runs, key)
-        found.append((model, alike[0].evaluations if alike else ()))
-    return found
-
-
-def _means(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = ("miou", "mean_class_accuracy")
-    return [spread([one[key] for one in results]) for key in keys] if results else _no(2)
 
 
 def _no(count: int) -> list[str]:

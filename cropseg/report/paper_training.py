@@ -14,10 +14,12 @@ from cropseg.core import storage
 from cropseg.core.errors import InputError
 from cropseg.report import paper, tables
 from cropseg.report.paper import ABSENT, LOST
-from cropseg.report.paper_form import NOT_RECORDED, PAPER, Model, PaperTable, Shown, made, words
+from cropseg.report.paper_form import NOT_RECORDED, PAPER, Model, PaperTable, Shown, made, spread, words
 
 UNKNOWN: Final = "not known"
 """Where a run's config or weights are gone."""
+
+HIGHEST: Final = "Highest validation mIoU"
 
 UNET: Final = "UNet4LevelsGN"
 """The paper's network, of which the code settles what no option says."""
@@ -27,7 +29,7 @@ def configuration(shown: Shown) -> PaperTable:
     """Table 5: the networks' configuration; what the paper does not tell stands below its own rows."""
     nets = [model for model in shown.models if not model.forest]
     told = [_configuration(model) for model in nets]
-    printed = {name: value for name, value in paper.TABLE_5.rows}
+    printed = {row[0]: row[1] for row in paper.TABLE_5.rows} | {HIGHEST: paper.VALIDATION_MIOU}
     rows = []
     for name in dict.fromkeys([*printed, *(key for one in told for key in one)]):
         value = printed.get(name, ABSENT)
@@ -69,6 +71,7 @@ def _configuration(model: Model) -> dict[str, str]:
         "Checkpoint size": _size(model),
         **_loss(model),
         "Ignored label": "255, where a mask is unknown",
+        HIGHEST: spread([_most(one.history.get("val_miou")) for one in model.runs]),
         "Other terms of the loss": _other_terms(model),
         "Scheduler": _scheduler(model),
         "Pixels without data": str(run.spec.model.get("nodata", UNKNOWN)),
@@ -184,24 +187,21 @@ def _listed(values: Sequence[object]) -> str:
 def hardware(shown: Shown) -> PaperTable:
     """Table 6: what the models were trained on; time, throughput and memory stand below the paper's rows."""
     found = [_machine(model) for model in shown.models]
-    printed = {name: value for name, value in paper.TABLE_6.rows}
+    printed = {row[0]: row[1] for row in paper.TABLE_6.rows}
     names = dict.fromkeys([*printed, *(key for one in found for key in one)])
     rows = [
         (name, printed.get(name, ABSENT), *(one.get(name, ABSENT) if one else NOT_RECORDED for one in found))
         for name in names
     ]
-    notes = [
-        f"{model.label} was trained before hardware was recorded: train it again to fill its column"
-        for model, one in zip(shown.models, found, strict=True)
-        if not one
-    ]
+    left = ", ".join(model.label for model, one in zip(shown.models, found, strict=True) if not one)
+    missing = f"Trained before hardware was recorded: {left}; training again fills the column" if left else ""
     return made(
         paper.TABLE_6,
         words("component", PAPER, *(model.title for model in shown.models)),
         rows,
         "Peak GPU memory is what PyTorch allocated; a training time includes its validations, a forest's is that of "
         "drawing pixels and fitting",
-        *notes,
+        missing,
     )
 
 

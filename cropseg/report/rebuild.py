@@ -8,6 +8,7 @@ columns and diagonal settle them all.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -115,12 +116,14 @@ def _spread(rows: Confusion, columns: Confusion) -> Confusion:
     return counts
 
 
+@functools.cache
 def internal() -> Confusion:
     """Out of Table 10, all pixels."""
     cells = [paper.TABLE_10.row(name) for name in paper.CLASSES]
     return _from_cells([cell[0] for cell in cells], [cell[1] for cell in cells], [cell[2] for cell in cells])
 
 
+@functools.cache
 def cross(dataset: str) -> Confusion:
     """Out of Table 14, labelled crop pixels of ``DACIA5`` or ``PASTIS``: background's row is empty, its column is not.
 
@@ -137,4 +140,6 @@ def _from_cells(
     iou: Sequence[str], recall: Sequence[str], support: Sequence[str], rest: int | None = None
 ) -> Confusion:
     pixels = [0 if cell == paper.ABSENT else int(paper.value(cell)) for cell in support]
-    return confusion_from_classes([paper.value(c) for c in iou], [paper.value(c) for c in recall], pixels, rest=rest)
+    matrix = confusion_from_classes(list(map(paper.value, iou)), list(map(paper.value, recall)), pixels, rest=rest)
+    matrix.setflags(write=False)  # it is kept, and handed out again
+    return matrix
