@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.ndimage import distance_transform_edt
 
 from cropseg import metrics
@@ -190,13 +191,16 @@ class Tally:
 
     def __init__(self, dataset: Dataset, rows: Sequence[int], places: Sequence[str], clusters_are: str) -> None:
         n = len(dataset.spec.taxonomy)
-        self._table = dataset.manifest.take(np.asarray(rows, dtype=np.int64))
+        self._table = dataset.manifest.select(list(KEPT)).take(np.asarray(rows, dtype=np.int64))
         self._places, self._clusters_are = list(places), clusters_are
         self._years = [when.year for when in self._table["datetime"].to_pylist()]
         self._products = [tuple(one.values()) for one in self._table.select(list(PRODUCT)).to_pylist()]
+        # Patches are added product by product and kept by id.
+        self._by_id = np.argsort(np.array(self._table["id"].to_pylist(), dtype=object), kind="stable")
+        self._spot = np.argsort(self._by_id)
         self._hectares = dataset.spec.resolution**2 / 10_000
         self._done = 0
-        self.confusions = np.zeros((len(rows), n, n), np.int64)
+        self._confusions = np.zeros((len(rows), n, n), np.int64)
         self._boundary = np.zeros((len(BANDS_PX), n, n), np.int64)
         self._once = np.zeros((n, n), np.int64)
         self._overlapping = False
@@ -211,18 +215,12 @@ class Tally:
         self._outside = np.zeros((n, n), np.int64)
         self._clusters: dict[str, Confusion] = {}
 
-    @property
-    def confusion(self) -> Confusion:
-        """All pixels."""
-        found: Confusion = self.confusions.sum(axis=0)
-        return found
-
     def add(self, patch: PatchCount) -> None:
         """Add the next patch."""
         at = self._done
         if at and self._products[at] != self._products[at - 1]:
             self._close()
-        self.confusions[at] = patch.confusion
+        self._confusions[self._spot[at]] = patch.confusion
         self._boundary += patch.boundary
         self._overlapping |= patch.once is not None
         self._once += patch.confusion if patch.once is None else patch.once
@@ -329,20 +327,25 @@ class Tally:
         }
 
     def _rows(self) -> pa.Table:
-        table, hits = self._table, np.diagonal(self.confusions, axis1=1, axis2=2)
+        table, hits = self._table.take(self._by_id), np.diagonal(self._confusions, axis1=1, axis2=2)
         columns = {name: table[name] for name in ("id", "subset", "country", "roi", "product")}
         columns |= {
-            "year": pa.array(self._years, pa.int32()),
-            "month": pa.array([when.month for when in table["datetime"].to_pylist()], pa.int32()),
-            "place": pa.array(self._places, pa.string()),
+            "year": pc.year(table["datetime"]).cast(pa.int32()),
+            "month": pc.month(table["datetime"]).cast(pa.int32()),
+            "place": pa.array([self._places[at] for at in self._by_id], pa.string()),
             "cloud": table["scl_invalid_fraction"],
             "nodata": table["nodata_fraction"],
-            "pixels": pa.array(self.confusions.sum(axis=(1, 2))),
+            "pixels": pa.array(self._confusions.sum(axis=(1, 2))),
             "correct": pa.array(hits.sum(axis=1)),
-            "confusion": lists(self.confusions),
+            "confusion": lists(self._confusions),
         }
-        return pa.table(columns, schema=PATCHES).sort_by("id")
+        return pa.table(columns, schema=PATCHES)
 
+
+KEPT: Final = (
+    "id", "subset", "country", "roi", "product", "datetime", "scl_invalid_fraction", "nodata_fraction"
+)  # fmt: skip
+"""Columns of the manifest that the tally needs."""
 
 PRODUCT: Final = ("subset", "product", "datetime")
 """Columns of the manifest that tell one image of a scene from another; parcel numbers are those of a subset."""
