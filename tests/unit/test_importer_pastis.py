@@ -139,7 +139,10 @@ def test_another_rule_makes_a_set_of_its_own(made, imported, repo, tmp_path):
     run(repo, made[0], tmp_path, dates="last", limits__year=None, folds=[1])
     dataset = open_dataset(tmp_path / "pastis_last")
     assert dataset.manifest["product"].to_pylist() == ["S2_10000_20190925"]
-    run(repo, made[0], tmp_path, rule__order="other")
+    run(repo, made[0], tmp_path, others=True, paper=None)
+    assert sorted(path.parent.name for path in tmp_path.glob("*/dataset.json")) == [
+        "pastis", "pastis_last", "pastis_other_offset", "pastis_other_order",
+    ]  # fmt: skip
     read = open_dataset(tmp_path / "pastis_other_order").image(0)
     raw = made[1][10000][3].astype(int)
     np.testing.assert_array_equal(read, np.where(raw == -10_000, 0, raw.clip(1, 10_000)))  # as if it were our order

@@ -1,0 +1,177 @@
+"""The table of experiment=leakage: what is in train is measured, gaps are right, and what is missing is named."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+import shapely
+from factory import make_dataset
+from fakes import Nearest, make_run, spec_for
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from cropseg import leakage
+from cropseg.core.errors import ConfigError, InputError, MismatchError
+from cropseg.core.manifest import MANIFEST_SCHEMA, SPLIT_SCHEMA, open_dataset, write_table
+from cropseg.leakage import asked_splits, by_split, check_splits, gaps, tabulate
+from cropseg.metrics import scores
+from cropseg.runs import Run, open_run
+
+PLACES, DATES = 24, 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """24 places in two dates each, with a loose split that tears them apart and a strict one that does not."""
+    root = tmp_path_factory.mktemp("leak") / "data"
+    made = make_dataset(root, n=PLACES * DATES, size=16, noise=900, parts={"test": 1.0}, split="unused")
+    rows = made.manifest.to_pylist()
+    for number, row in enumerate(rows):
+        place, date = divmod(number, DATES)
+        left = 15 + 0.01 * place
+        row |= {"id": f"xx/{place:02d}/p{date}/0_0", "geometry": shapely.box(left, 48, left + 0.01, 48.01).wkb}
+    write_table(root / "manifest.parquet", rows, MANIFEST_SCHEMA)
+    # Loose: the first date of every place is learned, the second of the last half tested. Strict: whole places.
+    loose = {(place, date): "train" if date == 0 else "test" if place >= 12 else "val" for place in range(24)
+             for date in range(2)}  # fmt: skip
+    strict = {(place, date): "train" if place < 8 else "val" if place < 10 else "test" for place in range(24)
+              for date in range(2)}  # fmt: skip
+    for name, parts in (("random", loose), ("location", strict)):
+        split = [
+            {"id": f"xx/{place:02d}/p{date}/0_0", "part": part, "group": ""} for (place, date), part in parts.items()
+        ]
+        write_table(root / "splits" / f"{name}.parquet", split, SPLIT_SCHEMA)
+    return open_dataset(root)
+
+
+@pytest.fixture
+def sweep(data, tmp_path, monkeypatch):
+    """Runs of two splits and three seeds; their models differ by the noise of their seed."""
+    monkeypatch.setattr(Run, "predictor", property(lambda run: Nearest(run.spec)))
+    for number, (split, seed) in enumerate([(s, n) for s in ("location", "random") for n in range(3)]):
+        add(data, tmp_path, number, split, seed)
+    return tmp_path
+
+
+def add(data, folder, number, split, seed, **config):
+    path = folder / f"{number}_fake"
+    spec = dataclasses.replace(spec_for(data), split=split, dataset_root=str(data.root), manifest_digest=data.digest)
+    make_run(path, spec, data)
+    config = {"seed": seed, "dataset": {"split": split, "root": str(data.root)}, "lr": 1, **config}
+    OmegaConf.save(OmegaConf.create(config), path / ".hydra" / "config.yaml")
+    return path
+
+
+def test_one_table_of_all_splits(sweep, data, capsys):
+    splits, between = tabulate(str(sweep), sweep, score="pixel_accuracy")
+    with (sweep / "leakage.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = ("split", "seeds", "training patches", "test patches", "test places")
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        ("random", "0, 1, 2", "24", "12", "12"), ("location", "0, 1, 2", "16", "28", "14"),
+    ]  # fmt: skip
+    shares = [(row["test ground in train"], row["test patches on it"], row["test places in train"]) for row in rows]
+    assert shares == [("100.0%",) * 3, ("0.0%",) * 3]
+    runs = {run.spec.split: run for run in map(open_run, sorted(sweep.glob("*_fake")))}
+    found = {split: scores(run.evaluations["internal"].confusion)["pixel_accuracy"] for split, run in runs.items()}
+    assert [row["pixel acc."] for row in rows] == [f"{found[split]:.4f}" for split in ("random", "location")]
+    assert between.rows[0][0] == "random - location"
+    assert float(between.rows[0][1]) == pytest.approx(found["random"] - found["location"], abs=1e-4)
+    low, high = (float(end) for end in between.rows[0][2].split(" … "))
+    assert low < found["random"] - found["location"] < high
+    assert between.rows[0][4] == "12"
+    text = (sweep / "leakage.md").read_text()
+    assert "Simulated: measures the software" in text
+    assert "whatever else differs" in text
+    assert splits.title.endswith("2 splits of the 48 patches of tiny")
+
+    capsys.readouterr()
+    first = (sweep / "0_fake/evaluation/internal.json").stat().st_mtime_ns
+    tabulate(str(sweep), sweep, sweep / "again", score="pixel_accuracy")
+    assert (sweep / "0_fake/evaluation/internal.json").stat().st_mtime_ns == first  # no model was run again
+    assert (sweep / "again/leakage.csv").read_text() == (sweep / "leakage.csv").read_text()
+
+
+def test_a_gap_is_paired_where_both_test_the_same_place():
+    """Of two equal tests of the same places the gap is 0 in every draw; of different places it is not."""
+    random = np.random.default_rng(0)
+    places = {f"p{n}": random.integers(1, 50, (3, 3)) for n in range(40)}
+    one = split_score("random", {name: places[name] for name in sorted(places)[:20]})
+    same = split_score("location", dict(one.places[0]))
+    other = split_score("block", {name: places[name] for name in sorted(places)[20:]})
+    paired, apart, _ = gaps([one, same, other], "pixel_accuracy", "all")
+    assert (paired.found.low, paired.found.high, paired.both) == (0.0, 0.0, 20)
+    assert apart.both == 0
+    assert apart.found.low < apart.value < apart.found.high
+    assert apart.p <= 1
+
+
+def test_few_places_give_no_interval():
+    few = split_score("block", {f"p{n}": np.eye(2, dtype=np.int64) for n in range(4)}, interval=None)
+    many = split_score("random", {f"q{n}": np.eye(2, dtype=np.int64) for n in range(20)})
+    (gap,) = gaps([many, few], "miou", "all")
+    assert gap.found is None
+    assert np.isnan(gap.p)
+    assert "none: fewer than 10 places" in leakage._gap_table([gap], "miou").to_markdown()
+
+
+def split_score(split, places, interval="some"):
+    score = scores(sum(places.values()))["pixel_accuracy"]
+    return leakage.SplitScore(
+        split, (0,), 1, 1, (places,), len(places), 0.0, 0.0, 0.0, leakage.Spread(score, score, score),
+        leakage.intervals.bootstrap(places) if interval else None,
+    )  # fmt: skip
+
+
+def test_runs_that_differ_in_more_than_split_and_seed_are_refused(sweep, data, capsys):
+    add(data, sweep, 6, "location", 2)
+    assert [len(group) for group in by_split([open_run(path) for path in sorted(sweep.glob("*_fake"))]).values()] == [
+        3,
+        3,
+    ]
+    assert "seed 2 under split location is there already" in " ".join(capsys.readouterr().err.split())
+    add(data, sweep, 7, "location", 3, lr=2)
+    with pytest.raises(MismatchError, match="differ in lr"):
+        tabulate(str(sweep), sweep)
+    with pytest.raises(MismatchError, match="one split"):
+        tabulate([str(sweep / "0_fake"), str(sweep / "1_fake")], sweep)
+    with pytest.raises(ConfigError, match="no such score"):
+        tabulate(str(sweep), sweep, score="f1")
+
+
+def test_a_dataset_prepared_again_is_refused(sweep, data, tmp_path):
+    path = add(data, tmp_path / "other", 0, "location", 0)
+    spec = dataclasses.replace(open_run(path).spec, manifest_digest="1" * 64)
+    run = dataclasses.replace(open_run(path), spec=spec)
+    with pytest.raises(InputError, match="prepared again"):
+        leakage._dataset(run)
+
+
+def test_missing_splits_are_named_with_the_command(data, tmp_path):
+    check_splits(data.root, ["random", "location"])
+    with pytest.raises(InputError) as error:
+        check_splits(data.root, ["random", "location", "block", "country"])
+    assert "no split: 'block, country'" in str(error.value)
+    assert f"python splits.py root={data.root}" in str(error.value)
+    assert "dataset.split=random,location" in str(error.value)
+    with pytest.raises(InputError, match=r"python prepare\.py"):
+        check_splits(tmp_path, ["random"])
+
+
+@pytest.mark.parametrize(
+    ("words", "splits"),
+    [
+        ([], ["random", "location", "block", "country"]),
+        (["dataset.split=random,block", "seed=0,1"], ["random", "block"]),
+        (["dataset.split=location"], ["location"]),
+    ],
+)
+def test_the_experiment_is_a_sweep_over_the_splits(repo, words, splits):
+    with initialize_config_dir(str(repo / "conf"), version_base="1.3"):
+        cfg = compose("train", ["experiment=leakage", "model=rf_spectral"], return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    assert list(cfg.hydra.callbacks) == ["sweep", "leakage"]
+    OmegaConf.set_readonly(cfg.hydra, False)
+    cfg.hydra.overrides.task = ["experiment=leakage", *words]
+    assert asked_splits(cfg) == splits
