@@ -15,6 +15,7 @@ from cropseg.calibration import Reliability
 from cropseg.evidence import NOT_STORED, Drop, Scored, ends, scored, set_keys, signed
 from cropseg.intervals import FITTED_ONLY, LEAST_SEEDS, Intervals
 from cropseg.metrics import Protocol
+from cropseg.overlaps import RULE
 from cropseg.redraw import LEAST_PLACES
 from cropseg.report.tables import Column, Table
 from cropseg.runs import Run
@@ -261,6 +262,28 @@ def _bands(
         count = _parcel_counts if part == "parcels" else _pixel_counts
         found.append(_parts(title, what, alike, parts, count, note(alike[0])))
     return found
+
+
+def once(runs: Sequence[Run]) -> list[Table]:
+    """Where windows overlap: scores with every window counted, as the paper does, and with each ground pixel once."""
+    rows = []
+    for key in set_keys(runs):
+        for one in scored(runs, key):
+            matrices = [details.once for details in one.details]
+            known = [matrix for matrix in matrices if matrix is not None]
+            if not known or len(known) < len(one.runs):
+                continue
+            ways = {"every window": [e.confusion for e in one.evaluations], "each pixel once": known}
+            for way, stack in ways.items():
+                found = [metrics.scores(matrix, one.protocol) for matrix in stack]
+                cells = (str(Spread.of([of_seed[name] for of_seed in found])) for name in MEANS)
+                rows.append((key, PROTOCOLS[one.protocol], one.model, way, f"{found[0]['pixels']:,}", *cells))
+    title = "Overlapping windows"
+    if not rows:
+        return [_missing(title, "No windows of one image overlap, so every pixel is counted once.")]
+    texts = ("evaluation set", "protocol", "model", "counted")
+    columns = _columns((*texts, "pixels", *(title for title, _ in MEANS.values())), texts)
+    return [Table(title, columns, tuple(rows), f"{RULE[0].upper()}{RULE[1:]}.")]
 
 
 Counts = Callable[[Group, Protocol], Mapping[str, int]]

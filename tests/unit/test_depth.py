@@ -179,6 +179,19 @@ def test_calibration_before_and_after(runs, tmp_path):
     assert after < before
 
 
+def test_overlapping_windows_are_counted_both_ways(runs, tmp_path):
+    details = replace(make_details(), once=make_details().confusion // 2)
+    run = stored(tmp_path, "net", sets={"internal": (details, {})})
+    (table,) = depth.once([run])
+    whole, half = (metrics.scores(matrix) for matrix in (details.confusion, details.once))
+    assert [row[3:6] for row in table.rows] == [
+        ("every window", f"{whole['pixels']:,}", f"{whole['miou']:.4f}"),
+        ("each pixel once", f"{half['pixels']:,}", f"{half['miou']:.4f}"),
+    ]
+    (none,) = depth.once(runs)
+    assert none.rows == ()
+
+
 def test_nothing_evaluated_gives_tables_without_rows(tmp_path):
     run = open_run(make_run(tmp_path / "bare", spec_for()))
     for part in (depth.intervals, depth.comparisons, depth.drops, depth.breakdowns, depth.calibration):
