@@ -31,7 +31,7 @@ from cropseg.core.manifest import open_dataset
 from cropseg.core.progress import say, table, track
 from cropseg.intervals import compare, holm
 from cropseg.metrics import confusion_matrix, scores
-from cropseg.runs import open_run
+from cropseg.runs import Run, finished, open_run
 from data_prep.align import AlignedProduct
 from data_prep.ensure import ensure
 
@@ -130,6 +130,7 @@ class Study:
 
     def __init__(self, data: Path, work: Path, setting: Setting, nets: Path | None):
         self.data, self.work, self.setting, self.nets = data, work, setting, nets
+        self.opened: dict[Path, Run] = {}
         self.sources = {name: Source(data, name, setting.options) for name in SPLIT}
 
     def prepare(self):
@@ -167,26 +168,39 @@ class Study:
         ids = self.sources["embedded_unseen"].dataset.manifest["id"].to_pylist()
         return max(1, len({place(one) for one in ids}) // self.setting.unseen)
 
-    def run(self, model: str, seed: int, error: Error | None = None) -> Path:
-        """The folder of a model trained on right data, or on an error's; trained where it is not there."""
+    def runs(self, model: str, error: Error | None = None) -> dict[int, Path]:
+        """The models of each seed, trained on right data or on an error's; trained where they are not there."""
         if error is None and model == NET and self.nets is not None:
-            known = {open_run(one.parent).seed: one.parent for one in sorted(self.nets.glob("*/spec.json"))}
-            if seed in known:
-                return known[seed]
-        folder = self.work / "runs" / f"{error.name if error else 'right'}_{model}_{seed}"
-        if not (folder / "spec.json").is_file():
-            root = self.dataset(error, "embedded", training=True)
-            command = [
-                sys.executable, str(REPO / "train.py"), *self.setting.train[model], "dataset=folder",
-                f"dataset.root={root.resolve()}", f"seed={seed}", f"paths.root={self.work.resolve()}",
-                f"hydra.run.dir={folder.resolve()}", "logger=csv", "resume=auto",
-            ]  # fmt: skip
-            storage.write_bytes(folder.with_suffix(".log"), b"")
-            with folder.with_suffix(".log").open("w") as log:
-                done = subprocess.run(command, check=False, stdout=log, stderr=subprocess.STDOUT)
-            if done.returncode != 0:
-                raise InputError(f"training {folder.name} failed", done.returncode, f"see {log.name}")
-        return folder
+            return self._by_seed(self.nets)
+        folder = self.work / "runs" / f"{error.name if error else 'right'}_{model}"
+        known = self._by_seed(folder)
+        if set(known) >= set(self.setting.seeds):
+            return known
+        root = self.dataset(error, "embedded", training=True)
+        places = {"dataset.root": root, "paths.root": self.work, "paths.runs": folder.parent, "hydra.sweep.dir": folder}
+        command = [
+            *(
+                sys.executable,
+                str(REPO / "train.py"),
+                "-m",
+                *self.setting.train[model],
+                "dataset=folder",
+                "resume=auto",
+            ),
+            *(f"{key}={path.resolve()}" for key, path in places.items()),
+            f"seed={','.join(map(str, self.setting.seeds))}",
+        ]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        log = folder.with_suffix(".log")
+        with log.open("w") as file:
+            done = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT)
+        if done.returncode != 0:
+            raise InputError(f"training {folder.name} failed", done.returncode, f"see {log}")
+        return self._by_seed(folder)
+
+    def _by_seed(self, folder: Path) -> dict[int, Path]:
+        found = {open_run(path).seed: path for path in finished(folder) if (path / "spec.json").is_file()}
+        return {seed: found[seed] for seed in self.setting.seeds if seed in found}
 
     def scored(self, run: Path, root: Path, name: str) -> dict[str, np.ndarray]:
         """The confusion matrix of each place of a dataset's test part; stored, and found again."""
@@ -196,7 +210,8 @@ class Study:
         return {key: np.array(one, dtype=np.int64) for key, one in storage.read_json(path).items()}
 
     def _score(self, run: Path, root: Path, name: str):
-        dataset, opened = open_dataset(root), open_run(run)
+        dataset = open_dataset(root)
+        opened = self.opened.setdefault(run, open_run(run))
         classes = len(opened.spec.taxonomy)
         opened.spec.check_fits(dataset.spec)
         ids = dataset.manifest["id"].to_pylist()
@@ -221,12 +236,12 @@ class Study:
         """Confusion matrices by place, one mapping a seed: on the right side and on the wrong one."""
         right_set = self.dataset(error, name, right=True)
         wrong_set = right_set if where == "training" else self.dataset(error, name)
-        sides = [], []
-        for seed in self.setting.seeds:
-            good = self.run(model, seed)
-            bad = good if where == "evaluation" else self.run(model, seed, error)
-            sides[0].append(self.scored(good, right_set, name))
-            sides[1].append(self.scored(bad, wrong_set, name))
+        good = self.runs(model)
+        bad = good if where == "evaluation" else self.runs(model, error)
+        sides = (
+            [self.scored(good[seed], right_set, name) for seed in self.setting.seeds],
+            [self.scored(bad[seed], wrong_set, name) for seed in self.setting.seeds],
+        )
         everywhere = {key for side in sides for one in side for key in one}
         nothing = np.zeros_like(next(iter(sides[0][0].values())))  # a place that the error left no patch of
         return tuple([{key: one.get(key, nothing) for key in everywhere} for one in side] for side in sides)
