@@ -13,7 +13,7 @@ from cropseg.calibration import Validated, recalibrated, write_validated
 from cropseg.evidence import BRIEF_COLUMNS, INTERVAL_COLUMNS, comparisons, drops, interval_rows, scored
 from cropseg.intervals import FITTED_ONLY, compare, holm, intervals
 from cropseg.report import depth
-from cropseg.runs import open_run, open_runs
+from cropseg.runs import open_run
 
 
 def stored(folder, name, *, seed=0, sets=None, model=None, **options):
@@ -202,7 +202,7 @@ def test_nothing_evaluated_gives_tables_without_rows(tmp_path):
 def test_tables_are_whole(runs):
     parts = (depth.intervals, depth.comparisons, depth.drops, depth.breakdowns, depth.boundary, depth.parcels)
     for part in (*parts, depth.calibration):
-        for table in part(open_runs([str(run.path) for run in runs], ".")):
+        for table in part(runs[::3]):
             assert all(len(row) == len(table.columns) for row in table.rows)
             assert all(isinstance(value, str) for row in table.rows for value in row)
             assert table.to_markdown()

@@ -149,7 +149,7 @@ def test_holm_refuses_what_is_no_probability():
         holm({"a": 0.1, "b": 1.2})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(2, 12).flatmap(
         lambda n: st.lists(
