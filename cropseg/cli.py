@@ -86,7 +86,8 @@ def stand_alone(cfg: DictConfig) -> None:
     if launcher != "basic" and "DDP" in strategy and "SLURM_JOB_ID" not in os.environ:
         remedy = "leave launcher= out, so that jobs run one after another, or use trainer=default"
         raise ConfigError("trainer=ddp cannot start its processes under this launcher", launcher, remedy)
-    sys.argv = [*sys.argv[:1], *hydra_config.overrides.task]
+    # An experiment may be a sweep of its own accord; what is started again is one job of it.
+    sys.argv = [*sys.argv[:1], *hydra_config.overrides.task, "hydra.mode=RUN"]
     with read_write(hydra_config):  # type: ignore[arg-type]
         hydra_config.run.dir = hydra_config.runtime.output_dir
 

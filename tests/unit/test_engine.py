@@ -458,5 +458,5 @@ def test_a_job_of_a_sweep_can_be_started_again_by_itself(monkeypatch):
                 cli.stand_alone(cfg)
             continue
         cli.stand_alone(cfg)
-        assert sys.argv == ["train.py", *words]
+        assert sys.argv == ["train.py", *words, "hydra.mode=RUN"]
         assert known.run.dir == "runs/sweep/1"
