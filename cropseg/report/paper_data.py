@@ -164,7 +164,7 @@ def class_weights(shown: Shown) -> PaperTable:
 def dacia5(shown: Shown) -> PaperTable:
     """Table 7: which class each DACIA5 label becomes."""
     zero = (
-        "Unlabelled ground (0) stays background: the paper's Table 7 does not name it, but its all-valid-pixels row "
+        "Unlabelled ground (0) stays background: the paper's Table 7 does not name it, but its row of all valid pixels "
         "divides by nine present classes (0.1505 · 11 / 0.1839)"
     )
     return _labels(shown, paper.TABLE_7, "dacia5", paper.DACIA5_LEGEND, paper.DACIA5_CODES, zero)
