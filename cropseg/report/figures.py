@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cropseg.calibration import Diagram
 from cropseg.core.scene import UInt8Array
 from cropseg.pictures import UNKNOWN, paint, true_color
 from cropseg.report.content import Picture
@@ -58,7 +60,7 @@ def curves(histories: Sequence[History], chosen: Sequence[int] = ()) -> list[Pic
         if not columns or max(len(history.get("epoch", ())) for history in histories) < 2:
             continue
         figure, axes = _figure(5.2, 3.2)
-        for (name, column), colour in zip(columns.items(), LINES, strict=False):
+        for (name, column), colour in zip(columns.items(), cycle(LINES)):
             epochs, mean, low, high = column.T
             axes.plot(epochs, mean, color=colour, lw=1.8, label=CURVES.get(name, name.replace("_", " ")))
             if len(histories) > 1:
@@ -94,17 +96,15 @@ def _over_epochs(histories: Sequence[History], name: str) -> npt.NDArray[np.floa
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
-def reliability(diagrams: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> bytes:
-    """Reliability diagram: how often a model is right where it says so and so sure; PNG.
-
-    Args:
-        diagrams: By name: mean confidence, accuracy and share of the pixels of each bin; NaN in an empty one.
-    """
+def reliability(diagrams: Mapping[str, Diagram]) -> bytes:
+    """Reliability diagrams of several models, by name: how often each is right where it is so and so sure; PNG."""
     figure, axes = _figure(4.6, 4.4)
     axes.plot([0, 1], [0, 1], color="#9aa59e", lw=1, ls="--", label="perfectly calibrated")
-    for (name, (sure, right, share)), colour in zip(diagrams.items(), LINES, strict=False):
+    for (name, one), colour in zip(diagrams.items(), cycle(LINES)):
+        held = one.pixels > 0
+        sure, right = one.confidence[held], one.accuracy[held]
         axes.plot(sure, right, color=colour, lw=1.6, label=name)
-        axes.scatter(sure, right, s=10 + 180 * np.nan_to_num(np.asarray(share)), color=colour, alpha=0.8, lw=0)
+        axes.scatter(sure, right, s=10 + 180 * one.pixels[held] / one.pixels.sum(), color=colour, alpha=0.8, lw=0)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share of pixels that are right", aspect="equal")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,14 +1,101 @@
-"""What the field leaves out: intervals, comparisons, drops, breakdowns, boundaries, parcels, calibration."""
+"""How sure the scores are, and where a model is wrong: the chapter around :mod:`cropseg.report.depth`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from cropseg.report.content import Block, Missing, Section
-from cropseg.runs import Run
+import numpy as np
+
+from cropseg import details
+from cropseg.calibration import Diagram, Reliability
+from cropseg.report import depth, figures
+from cropseg.report.content import Block, Figure, Fold, Grid, Heading, Legend, Missing, Picture, Section, Words
+from cropseg.report.tables import Table, set_names
+from cropseg.runs import Run, seed_groups
+from cropseg.scores import PROTOCOLS, Protocol
+from cropseg.seeds import group_labels
+
+BINS: Final = 10
+"""Of a reliability diagram."""
+
+LONG: Final = 12
+"""Tables of more rows are folded away."""
+
+PARTS: Final[tuple[tuple[str, str, Callable[[Sequence[Run]], list[Table]]], ...]] = (
+    (
+        "Intervals",
+        "How far a score would move on other ground of the same kind: places are drawn again, not pixels.",
+        depth.intervals,
+    ),
+    ("Comparisons", "Two models on the same places, corrected for how many pairs were looked at.", depth.comparisons),
+    ("From home to elsewhere", "What each class loses from the internal set to each other one.", depth.drops),
+    (
+        "Confidence",
+        "Whether a model is right as often as it says. Below the dashed line it is surer than it should be. "
+        "Recalibrated is what the validation part alone can mend.",
+        depth.calibration,
+    ),
+    ("Field edges", "Pixels near the edge of a parcel mix two crops; those inside do not.", depth.boundary),
+    ("Whole parcels", "A parcel counted once, by the class that most of its pixels have.", depth.parcels),
+    ("Breakdowns", "The same scores by country, date, cloud and place.", depth.breakdowns),
+)
+"""Parts of the chapter: heading, what they answer, and their tables."""
 
 
 def section(runs: Sequence[Run]) -> Section:
-    """The chapter."""
-    blocks: list[Block] = [Missing("Not there yet.")]
-    return Section("statistics", "How sure, and where", tuple(blocks))
+    """The chapter; a part that does not exist says why."""
+    blocks: list[Block] = [Legend()]
+    for heading, answer, tables in PARTS:
+        blocks += [Heading(heading), Words(answer)]
+        if tables is depth.calibration:
+            blocks += _reliability(runs)
+        blocks += _blocks(tables(runs))
+    return Section("statistics", "How sure, and where wrong", tuple(blocks))
+
+
+def _blocks(found: Sequence[Table]) -> list[Block]:
+    """Tables, the long ones folded away; the same reason for several missing ones is told once."""
+    blocks: list[Block] = [
+        Fold(one.title, (Grid(one, by_class=True),)) if len(one.rows) > LONG else Grid(one, by_class=True)
+        for one in found
+        if one.rows
+    ]
+    reasons = dict.fromkeys(one.note or f"{one.title}: nothing is stored." for one in found if not one.rows)
+    return [*blocks, *(Missing(reason) for reason in reasons)]
+
+
+def _reliability(runs: Sequence[Run]) -> list[Block]:
+    """One reliability diagram a set, a line a model, its seeds added up; under the protocol that the set is for."""
+    groups = seed_groups(runs)
+    pictures = []
+    for key in set_names(runs):
+        diagrams: dict[str, Diagram] = {}
+        protocol: Protocol = "all"
+        for name, group in zip(group_labels(groups), groups, strict=True):
+            scored = [run for run in group if key in run.evaluations]
+            protocol = scored[0].evaluations[key].protocol if scored else protocol
+            stored = [details.read(run.results, key) for run in scored]
+            known = [one.reliability[protocol] for one in stored if one is not None and protocol in one.reliability]
+            if known:
+                parts = [np.sum([getattr(one, part) for one in known], axis=0) for part in _PARTS]
+                diagrams[name] = Reliability(*parts).diagram(BINS)
+        if diagrams:
+            told = "; ".join(f"{name}: {_worst(one)}" for name, one in diagrams.items())
+            alt = f"Reliability diagram on {key}. {told}"
+            content = figures.reliability(diagrams)
+            pictures.append(Picture(f"{key}, {PROTOCOLS[protocol]}", alt, content))
+    if not pictures:
+        return []
+    note = f"{BINS} bins of equal width; the larger a point, the more pixels it stands for. Seeds are added up."
+    return [Figure("Reliability: stated confidence against what came true", tuple(pictures), note)]
+
+
+_PARTS: Final = ("pixels", "correct", "confidence")
+
+
+def _worst(diagram: Diagram) -> str:
+    """The bin in which most pixels times gap lie, in words."""
+    gap = np.nan_to_num(diagram.confidence - diagram.accuracy) * diagram.pixels
+    at = int(np.abs(gap).argmax())
+    return f"of pixels with confidence {diagram.confidence[at]:.0%}, {diagram.accuracy[at]:.0%} are right"

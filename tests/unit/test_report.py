@@ -1,20 +1,25 @@
+import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from factory import make_dataset
 from fakes import Hashed, Majority, Nearest, make_run, spec_for, with_predictor
+from PIL import Image
 
-from cropseg import metrics
+from cropseg import details, metrics
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
 from cropseg.pictures import choose_patches
-from cropseg.report import figures, tables
+from cropseg.report import claims, figures, panels, tables
+from cropseg.report import page as page_module
 from cropseg.report.build import build_report
-from cropseg.runs import label, open_run, open_runs
+from cropseg.runs import Run, label, open_run, open_runs
 from cropseg.scores import MEANS, SIMULATED_NOTE
+from cropseg.seeds import SeedScores
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
 
@@ -22,6 +27,22 @@ IMPORTANCES = {
     "kind": "mean decrease in impurity",
     "features": [{"name": "B02", "importance": 0.25}, {"name": "B08", "importance": 0.75}],
 }
+
+
+def _classify(self, images):
+    return self.labels(images), self.probabilities(images).max(axis=1)
+
+
+class Sure(Nearest):
+    """Tells how sure it is."""
+
+    classify = _classify
+
+
+class SureHashed(Hashed):
+    """Tells how sure it is, which it always is."""
+
+    classify = _classify
 
 
 class Page(HTMLParser):
@@ -60,8 +81,8 @@ def runs(tmp_path_factory):
     spec = spec_for(own)
     found = []
     for name, predictor, loss in (
-        ("unet", Nearest(spec), {"terms": {"ce": {"weight": [0.25, *range(1, 11)]}}}),
-        ("forest", Hashed(spec), None),
+        ("unet", Sure(spec), {"terms": {"ce": {"weight": [0.25, *range(1, 11)]}}}),
+        ("forest", SureHashed(spec), None),
     ):
         path = make_run(folder / "runs" / name, spec, own, model=name, loss=loss, seed=1)
         found.append(with_predictor(open_run(path), predictor))
@@ -73,8 +94,8 @@ def runs(tmp_path_factory):
     ]
     evaluate_runs(found, sets)
     return [
-        with_predictor(open_run(found[0].path), Nearest(spec)),
-        with_predictor(open_run(found[1].path), Hashed(spec)),
+        with_predictor(open_run(found[0].path), Sure(spec)),
+        with_predictor(open_run(found[1].path), SureHashed(spec)),
     ]
 
 
@@ -89,7 +110,7 @@ def test_the_page_is_whole_and_needs_nothing_but_itself(page):
     text = page.read_text()
     parsed = Page(text)
     assert all(link.startswith(("data:", "#")) for link in parsed.links)
-    assert not re.search(r"https?://|@import|url\(", text)
+    assert not re.search(r"https?://|@import|url\((?!\")", text)
     anchors = {link for link in parsed.links if link.startswith("#")}
     assert anchors
     assert all(f'id="{anchor[1:]}"' in text for anchor in anchors)
@@ -123,8 +144,18 @@ def test_every_part_is_there(page):
     assert "Patches per country" in words
     assert "B08 0.7500 B02 0.2500" in words
     assert "Pixels and patches per class" in words
-    # Confusion: 4; curves of one run: 3; panels: 2 of the internal test part and 4 away, 4 pictures each.
-    assert text.count("<img ") == 4 + 3 + (2 + 4) * 4
+    # Curves of one run: 3; panels: 2 of the internal test part and 4 away; best, median and worst away; 6 pictures
+    # each, 2 of the example, and 2 reliability diagrams. The empty one is that of the enlarged view.
+    parsed = Page(text)
+    assert parsed.tags.count("img") == 3 + (2 + 4 + 3) * 6 + 2 + 2 + 1
+    for number in range(1, 15):
+        assert f"Table {number}" in words
+        assert f'id="table-{number}"' in text
+    for number in range(1, 9):
+        assert f"Figure {number}" in words
+    for number in range(1, 6):
+        assert f'id="figure-{number}"' in text
+    assert "not evaluated: python evaluate.py evaluation=[dacia5]" in words
 
 
 def test_scores_lie_beside_the_page_as_csv_and_markdown(page, runs):
@@ -144,7 +175,9 @@ def test_names_from_files_cannot_become_markup(runs, tmp_path):
     text = build_report(runs, tmp_path / "r.html", title=evil, panels=0).read_text()
     assert evil not in text
     assert "&lt;script&gt;" in text
-    assert "script" not in Page(text).tags
+    assert Page(text).tags.count("script") == 1
+    assert evil not in (tmp_path / "r.md").read_text()
+    assert r"\textless{}script\textgreater{}alert(1)" in (tmp_path / "r.tex").read_text()
 
 
 def test_a_dataset_that_is_gone_is_told_and_no_failure(tmp_path):
@@ -232,7 +265,16 @@ def test_patches_are_shown_by_their_labels_with_every_place_in_turn(tmp_path):
 def test_pictures_show_colours_and_grey_for_the_unknown():
     taxonomy = spec_for().taxonomy
     mask = np.array([[1, 255]], np.uint8)
-    assert figures.embed(figures.paint(mask, taxonomy)).startswith("data:image/png;base64,")
+    painted = figures.paint(mask, taxonomy)
+    # The page finds classes by their exact colour.
+    back = np.asarray(Image.open(io.BytesIO(figures.png(painted))).convert("RGB"))
+    np.testing.assert_array_equal(back, painted)
+    assert figures.jpeg(painted).startswith(b"\xff\xd8")
+    sure = np.array([[0, 0.5, 1, 0.02]], np.float32)
+    shown = figures.confidence(sure, np.array([[False, False, False, True]]))
+    colours = ["#{:02x}{:02x}{:02x}".format(*pixel) for pixel in shown[0]]
+    assert colours[:3] == [figures.CONFIDENCE[0], figures.CONFIDENCE[10], figures.CONFIDENCE[20]]
+    assert tuple(shown[0, 3]) == figures.UNKNOWN
     image = np.zeros((10, 4, 4), np.uint16)
     assert (
         figures.true_color(image, spec_for().bands) == figures.paint(np.full((4, 4), 255, np.uint8), taxonomy)
@@ -323,7 +365,7 @@ def test_a_curve_over_seeds_has_the_mean_and_range_of_what_each_epoch_has():
     short = {"epoch": np.array([0.0, 1]), "val_loss": np.array([1.0, 2])}
     found = figures._over_epochs([long, short], "val_loss")
     np.testing.assert_array_equal(found, [[1, 2, 1, 3], [2, 2, 2, 2], [3, 1, 1, 1]])
-    assert [title for title, _ in figures.curves([long, short])] == ["Loss"]
+    assert [one.caption for one in figures.curves([long, short])] == ["(a) Loss"]
 
 
 def test_tables_of_twins_are_told_apart(tmp_path):
@@ -333,3 +375,99 @@ def test_tables_of_twins_are_told_apart(tmp_path):
     words = Page(build_report(twins, tmp_path / "r.html").read_text()).words
     assert "Feature importances, forest (a)" in words
     assert "Feature importances, forest (b)" in words
+
+
+def test_best_median_and_worst_are_told_by_what_they_are(page, runs):
+    words = Page(page.read_text()).words
+    assert "mIoU over the classes present in a patch (labelled crop pixels), mean of 2 runs, among 4 patches" in words
+    assert "only 2 patches have a score" in words
+    ids, means = [], []
+    stored = [details.read(run.results, "away") for run in runs]
+    for row, one in enumerate(stored[0].patches["id"].to_pylist()):
+        found = [metrics.scores(details.matrices(each.patches)[row], "crop")["miou_present"] for each in stored]
+        ids.append(one)
+        means.append(np.mean(found))
+    for role, score in (("Best", max(means)), ("Median", sorted(means)[1]), ("Worst", min(means))):
+        assert f"{role} ({score:.2f}): " in words
+
+
+def test_models_are_let_go_of_after_their_panels(runs, tmp_path, monkeypatch):
+    alive = []
+    monkeypatch.setattr(Run, "predictor", property(lambda run: alive.append(run.name) or Sure(run.spec)), raising=True)
+    released = []
+    monkeypatch.setattr(Run, "release", lambda run: released.append((run.name, len(alive))))
+    fresh = [open_run(run.path) for run in runs]
+    panels.galleries(fresh, ["internal", "away"], 1)
+    # Each model is asked about both sets, then released before the next is loaded.
+    assert [name for name, _ in released] == ["unet", "forest"]
+    assert alive == ["unet"] * 2 + ["forest"] * 2
+    assert [count for _, count in released] == [2, 4]
+
+
+def test_what_a_model_learned_from_is_claimed(tmp_path):
+    spec = spec_for(
+        labels={"fraction": 0.1, "by": "patch"},
+        init_from={"run": "parent", "frozen": "encoder", "trained_on": [{"dataset": "elsewhere"}]},
+    )
+    said = claims.claims([open_run(make_run(tmp_path / "r", spec))])
+    assert "Run r saw a part of the training labels only: fraction 0.1, by patch." in said
+    assert "Run r did not start afresh: run parent, trained on elsewhere, frozen: encoder." in said
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "part", "simulated", "expected"),
+    [
+        (0.0, 3, "test", False, "this way of training"),
+        (0.0, 1, "test", False, "this one fitted model"),
+        (0.2, 2, "test", False, "an upper bound: some of the ground was trained on; these 2 runs"),
+        (
+            None,
+            1,
+            "test",
+            False,
+            "an upper bound: whether the ground was trained on is not known; this one fitted model",
+        ),
+        (0.0, 3, "val", True, "that the software works, nothing about fields; fit to what it was trained on or chosen"),
+    ],
+)
+def test_what_may_be_said_follows_ground_seeds_and_part(runs, share, n, part, simulated, expected):
+    one = replace(
+        runs[0].evaluations["away"], shared_ground=share, part=part, simulated=simulated, trained_on_simulated=False
+    )
+    found = claims.may_claim(SeedScores("net", tuple(range(n)), (one,) * n))
+    assert found.startswith(expected)
+
+
+def test_markdown_and_latex_hold_the_same_with_their_pictures_beside(page, runs):
+    text, tex = (page.with_suffix(suffix).read_text() for suffix in (".md", ".tex"))
+    pictures = sorted(path.name for path in (page.parent / "report_files").iterdir())
+    assert len(pictures) == 3 + (2 + 4 + 3) * 6 + 2 + 2
+    for name in pictures:
+        assert f"(report_files/{name})" in text
+        assert f"{{report_files/{name}}}" in tex
+    for run in runs:
+        for one in run.evaluations.values():
+            score = f"{metrics.scores(one.confusion, 'all')['miou_present']:.4f}"
+            assert score in text
+            assert score in tex
+    for number in range(1, 15):
+        assert f"Table {number}" in text
+        assert f"Table {number}" in tex
+    begun = re.findall(r"\\begin\{(\w+)\}", tex)
+    assert sorted(begun) == sorted(re.findall(r"\\end\{(\w+)\}", tex))
+    verbatim = re.sub(r"\\begin\{verbatim\}.*?\\end\{verbatim\}", "", tex, flags=re.DOTALL)
+    plain = re.sub(r"\\[\\{}%&#_$]", "", verbatim)
+    assert plain.count("{") == plain.count("}")
+    assert not re.search(r"(?<!\\)[#]", verbatim.replace("[HTML]", ""))
+
+
+def test_a_range_is_set_apart_and_nothing_is_taken_for_markup():
+    assert page_module.cell("0.5 (0.4 … 0.6)") == '0.5 <span class="span">(0.4\u00a0…\u00a00.6)</span>'
+    assert page_module.cell("0.5 [0.4, 0.6]") == '0.5 <span class="span">[0.4, 0.6]</span>'
+    assert page_module.cell("<b>") == "&lt;b&gt;"
+    classes = {"maize": 1, "sugar beet": 7}
+    assert page_module.row_class(("Sugar beet", "0.1"), classes) == 7
+    assert page_module.row_class(("1", "Maize"), classes) == 1
+    assert page_module.row_class(("maize", "sugar beet"), classes) == ""
+    assert page_module.row_class(("all",), classes) == ""
+    assert page_module.shares(np.array([[1, 3], [0, 0]])) == [[25.0, 75.0], [None, None]]
