@@ -32,8 +32,8 @@ BANDS_PX: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 BANDS_HA: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Where bands of parcel size begin, in hectares."""
 
-COMPACT: Final = 500_000
-"""Entries of a product's parcels that are held before those of the same parcel are added up: 16 MB."""
+AT_ONCE: Final = 200_000
+"""Entries of a product's parcels that are put together at once, once the product is done."""
 
 PLACE: Final = "place"
 PARCEL_YEAR: Final = "parcel and year"
@@ -46,23 +46,23 @@ UInt32Array = npt.NDArray[np.uint32]
 Ints = npt.NDArray[np.int64]
 
 
+ENTRY: Final = np.dtype([("number", np.uint32), ("cell", np.uint16), ("pixels", np.uint32), ("once", np.uint32)])
+"""Pixels of a parcel by its number and truth · classes + prediction; of these, those that are the window's own."""
+
+
 @dataclass(frozen=True)
 class ParcelCount:
-    """Pixels of parcels by parcel, truth and prediction; parcel 0 is the ground outside.
+    """Pixels of a patch by parcel; parcel 0 is the ground outside.
 
     Attributes:
-        number: Parcel of each entry.
-        cell: truth · classes + prediction of each entry.
-        pixels: Pixels of each entry.
-        once: Of these, those that are this window's own.
-        areas: Number of each parcel, and its own pixels whether counted or not.
+        entries: Counted pixels, :data:`ENTRY`.
+        numbers: Its parcels.
+        areas: The window's own pixels of each, whether counted or not.
     """
 
-    number: Ints
-    cell: Ints
-    pixels: Ints
-    once: Ints
-    areas: tuple[Ints, Ints]
+    entries: npt.NDArray[np.void]
+    numbers: UInt32Array
+    areas: Ints
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,13 @@ def _by_parcel(
     pixels = np.bincount(entry, minlength=len(numbers) * cells)
     once = pixels if mine is None else np.bincount(entry[own[counted]], minlength=len(numbers) * cells)
     held = np.flatnonzero(pixels)
-    areas = np.bincount(local[own], minlength=len(numbers))
-    return ParcelCount(numbers[held // cells], held % cells, pixels[held], once[held], (numbers, areas))
+    entries = np.empty(len(held), ENTRY)
+    entries["number"], entries["cell"] = numbers[held // cells], held % cells
+    entries["pixels"], entries["once"] = pixels[held], once[held]
+    return ParcelCount(entries, numbers, np.bincount(local[own], minlength=len(numbers)))
 
 
-def numbered(parcels: UInt32Array) -> tuple[Ints, Ints]:
+def numbered(parcels: UInt32Array) -> tuple[UInt32Array, Ints]:
     """The parcel numbers of a patch, ascending, and of each pixel which of them it has, (height, width).
 
     As ``np.unique`` with ``return_inverse``; but parcels are a few long runs along the rows, and only these are sorted.
@@ -176,7 +178,7 @@ def numbered(parcels: UInt32Array) -> tuple[Ints, Ints]:
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     numbers, which = np.unique(flat[starts], return_inverse=True)
     local = np.repeat(which, np.diff(starts, append=flat.size))
-    return numbers.astype(np.int64), local.reshape(parcels.shape)
+    return numbers, local.reshape(parcels.shape)
 
 
 class Tally:
@@ -208,7 +210,6 @@ class Tally:
         self._confidence = np.zeros((2, BINS), np.int64)
         self._with_parcels = 0
         self._open: list[ParcelCount] = []
-        self._held = 0
         self._majority = np.zeros((n, n), np.int64)
         self._areas = np.zeros((len(BANDS_HA), n, n), np.int64)
         self._parcels = np.zeros(len(BANDS_HA), np.int64)
@@ -232,14 +233,10 @@ class Tally:
         outside = patch.confusion
         if patch.parcels is not None:
             self._with_parcels += 1
-            of_none = patch.parcels.number == 0
-            outside = np.zeros(outside.size, np.int64)
-            outside[patch.parcels.cell[of_none]] = patch.parcels.pixels[of_none]
-            outside = outside.reshape(patch.confusion.shape)
+            of_none = patch.parcels.entries[patch.parcels.entries["number"] == 0]
+            outside = np.zeros_like(patch.confusion)
+            outside.reshape(-1)[of_none["cell"]] = of_none["pixels"]
             self._open.append(patch.parcels)
-            self._held += len(patch.parcels.number)
-            if self._held > COMPACT:
-                self._open, self._held = [_merged(self._open)], 0
         self._outside += outside
         if self._clusters_are == PARCEL_YEAR:
             self._cluster(f"{self._places[at]} {self._years[at]} outside parcels", outside)
@@ -252,31 +249,42 @@ class Tally:
             self._clusters[name] = self._clusters[name] + confusion if name in self._clusters else confusion.copy()
 
     def _close(self) -> None:
-        """Add up the parcels of the product that is done."""
-        if not self._open:
+        """Put the parcels of the product that is done together, as many at a time as memory is to hold."""
+        parts, self._open = self._open, []
+        if not parts:
             return
-        found, self._open, self._held = _merged(self._open), [], 0
+        entries = np.concatenate([one.entries for one in parts])
+        numbers = np.concatenate([one.numbers for one in parts])
+        areas = np.concatenate([one.areas for one in parts])
+        turns = 1 + len(entries) // AT_ONCE
+        for turn in range(turns):
+            mine = numbers % turns == turn
+            self._add_parcels(entries[entries["number"] % turns == turn], numbers[mine], areas[mine])
+
+    def _add_parcels(self, entries: npt.NDArray[np.void], numbers: UInt32Array, areas: Ints) -> None:
         n = len(self._outside)
-        numbers, areas = found.areas
-        which = np.searchsorted(numbers, found.number)
-        band = np.digitize(areas * self._hectares, BANDS_HA[1:])
-        crop = found.number > 0
-        np.add.at(self._areas.reshape(len(BANDS_HA), -1), (band[which[crop]], found.cell[crop]), found.pixels[crop])
-        votes = np.zeros((2, len(numbers), n), np.int64)
-        np.add.at(votes[0], (which, found.cell // n), found.once)
-        np.add.at(votes[1], (which, found.cell % n), found.once)
+        known, same = np.unique(numbers, return_inverse=True)
+        band = np.digitize(np.bincount(same, areas, len(known)) * self._hectares, BANDS_HA[1:])
+        which, cell = np.searchsorted(known, entries["number"]), entries["cell"].astype(np.int64)
+        crop = entries["number"] > 0
+        pixels = entries["pixels"].astype(np.int64)
+        np.add.at(self._areas.reshape(len(BANDS_HA), -1), (band[which[crop]], cell[crop]), pixels[crop])
+        votes = np.zeros((2, len(known), n), np.int64)
+        for side, label in zip(votes, (cell // n, cell % n), strict=True):
+            np.add.at(side, (which, label), entries["once"].astype(np.int64))
         # argmax: of classes with as many pixels the one with the lower id.
-        decided = np.flatnonzero((numbers > 0) & (votes[0].sum(axis=1) > 0))
+        decided = np.flatnonzero((known > 0) & (votes[0].sum(axis=1) > 0))
         np.add.at(self._majority, tuple(votes[:, decided].argmax(axis=2)), 1)
         self._parcels += np.bincount(band[decided], minlength=len(BANDS_HA))
         if self._clusters_are == PARCEL_YEAR:
             at = self._done - 1
             subset = self._table["subset"][at].as_py()
-            starts = np.flatnonzero(np.diff(found.number, prepend=-1))
-            for first, end in zip(starts, [*starts[1:], len(found.number)], strict=True):
-                if number := int(found.number[first]):
-                    matrix = np.zeros(n * n, np.int64)
-                    matrix[found.cell[first:end]] = found.pixels[first:end]
+            order = np.argsort(which, kind="stable")
+            ends = np.searchsorted(which[order], np.arange(len(known) + 1))
+            for number, first, end in zip(known, ends[:-1], ends[1:], strict=True):
+                here = order[first:end]
+                if number > 0:
+                    matrix = np.bincount(cell[here], pixels[here], n * n).astype(np.int64)
                     self._cluster(f"{subset} {self._years[at]} parcel {number}", matrix.reshape(n, n))
 
     def details(self) -> Details:
@@ -355,19 +363,3 @@ def in_order(dataset: Dataset, rows: Sequence[int]) -> list[int]:
     """The rows product by product, and by id within: an order that does not depend on that of the manifest."""
     table = dataset.manifest.select([*PRODUCT, "id"]).take(np.asarray(rows, dtype=np.int64)).to_pylist()
     return [row for _, row in sorted((tuple(one.values()), row) for one, row in zip(table, rows, strict=True))]
-
-
-def _merged(parts: Sequence[ParcelCount]) -> ParcelCount:
-    """The same entries added up, ascending by parcel."""
-    cells = 1 + max((int(one.cell.max()) for one in parts if len(one.cell)), default=0)
-    number, cell, pixels, once = (
-        np.concatenate([getattr(one, name) for one in parts]) for name in ("number", "cell", "pixels", "once")
-    )
-    keys, which = np.unique(number * cells + cell, return_inverse=True)
-    totals = np.zeros((2, len(keys)), np.int64)
-    np.add.at(totals[0], which, pixels)
-    np.add.at(totals[1], which, once)
-    numbers, same = np.unique(np.concatenate([one.areas[0] for one in parts]), return_inverse=True)
-    areas = np.zeros(len(numbers), np.int64)
-    np.add.at(areas, same, np.concatenate([one.areas[1] for one in parts]))
-    return ParcelCount(keys // cells, keys % cells, totals[0], totals[1], (numbers, areas))
