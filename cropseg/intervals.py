@@ -5,8 +5,16 @@ replacement (the cluster bootstrap; Field and Welsh, 2007, doi:10.1111/j.1467-98
 its confusion matrices, and the score is read off the sum of what was drawn. A class that a draw does not hold follows
 the rule of the score itself (:func:`cropseg.metrics.scores`).
 
-A model with :data:`LEAST_SEEDS` seeds or more has its seeds drawn with replacement too. So few of them scatter less
-when drawn from themselves than when trained anew, by the factor (n - 1) / n of the variance, which is made up for.
+With n places and k seeds, the interval is the score ± t · se, where se² = Vp · n / (n - 1) + Vs:
+
+- Vp is the variance of the score (its mean over the seeds) over the draws; draws from n places scatter less than new
+  places by (n - 1) / n, which is made up for;
+- Vs is the variance of the seeds' scores divided by k, where there are :data:`LEAST_SEEDS` or more; else 0, and the
+  interval is that of the fitted models;
+- t is Student's, with n - 1 degrees of freedom for Vp and k - 1 for Vs, put together by Satterthwaite's rule (1946,
+  doi:10.2307/3002019).
+
+Percentiles of the draws are narrower, and hold the truth less often where places are few (benchmarks/coverage.py).
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ from itertools import combinations, pairwise
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+import scipy.special
 
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.metrics import Protocol, mean_of_known
@@ -33,13 +41,13 @@ FITTED_ONLY: Final = "these two fitted models only"
 
 @dataclass(frozen=True)
 class Interval:
-    """A score, or a difference of two, with its bootstrap percentile interval.
+    """A score, or a difference of two, with its interval.
 
     Attributes:
         value: The score on all places; the mean over seeds where there are several.
         low: Lower end; NaN where there is none.
         high: Upper end.
-        level: Share of draws inside, 0 … 1.
+        level: How often such an interval is to hold the truth, 0 … 1.
         clusters: Places with a pixel that counts, out of which it was drawn.
         seeds: Runs that ``value`` is the mean of.
     """
@@ -58,7 +66,8 @@ class Intervals:
 
     Attributes:
         means: By the names of :data:`cropseg.redraw.SCORES`.
-        iou: One a class, by its id. A class with truth on fewer than :data:`cropseg.redraw.LEAST_PLACES` places has no ends.
+        iou: One a class, by its id. Without ends where fewer than :data:`cropseg.redraw.LEAST_PLACES` places hold its
+            truth; ``clusters`` says how many do.
     """
 
     means: Mapping[str, Interval]
@@ -73,8 +82,8 @@ class Comparison:
         difference: Mean score over the seeds of the first, minus that of the second.
         low: Lower end of its interval.
         high: Upper end.
-        level: Share of draws inside, 0 … 1.
-        p: Two-sided: twice the smaller share of draws on one side of 0, at most 1; never 0.
+        level: How often such an interval is to hold the truth, 0 … 1.
+        p: Two-sided, of the t-test that belongs to the interval.
         clusters: Places drawn from.
         seeds: Seeds of the first and of the second.
         label: What may be said of it: about the two ways of training, or :data:`FITTED_ONLY`.
@@ -106,7 +115,7 @@ def bootstrap(
         score: One of :data:`cropseg.redraw.SCORES`.
         protocol: Which pixels count.
         draws: Bootstrap draws.
-        level: Share of draws inside the interval.
+        level: How often the interval is to hold the truth.
         seed: Of the draws.
 
     Raises:
@@ -126,15 +135,14 @@ def intervals(
         runs: Places of each seed, the same in all.
         protocol: Which pixels count.
         draws: Bootstrap draws.
-        level: Share of draws inside an interval.
+        level: How often an interval is to hold the truth.
         seed: Of the draws.
 
     Raises:
         InputError: The places differ between seeds, or too few have a pixel that counts.
         ConfigError: An impossible number of draws or level.
     """
-    drawn = draw(runs, protocol, draws, level, seed)
-    return _read(drawn, _picks(len(runs), draws, np.random.default_rng([seed, 1])), level)
+    return _read(draw(runs, protocol, draws, level, seed), level, (0.0, 1.0))
 
 
 def drop(
@@ -153,7 +161,7 @@ def drop(
         outer: Places of the other set, of the same seeds in the same order.
         protocol: Which pixels count, on both.
         draws: Bootstrap draws.
-        level: Share of draws inside an interval.
+        level: How often an interval is to hold the truth.
         seed: Of the draws.
 
     Returns:
@@ -178,7 +186,7 @@ def drop(
     for differences in (found, whole):
         differences["common"] = mean_of_known(differences["iou"][..., with_class > 0])
     difference = Drawn(found, whole, min(one.counted, other.counted), with_class)
-    return _read(difference, _picks(len(inner), draws, np.random.default_rng([seed, 1])), level)
+    return _read(difference, level, (-1.0, 1.0))
 
 
 def compare(
@@ -193,7 +201,7 @@ def compare(
 ) -> Comparison:
     """The difference of two models, paired by place: each draw gives both the same ground.
 
-    With at least :data:`LEAST_SEEDS` seeds each, seeds are drawn with replacement too, and the result speaks of the two
+    With at least :data:`LEAST_SEEDS` seeds each, the scatter of the seeds is added, and the result speaks of the two
     ways of training. With fewer it speaks of the fitted models alone, and its label says so.
 
     Args:
@@ -202,7 +210,7 @@ def compare(
         score: As for :func:`bootstrap`.
         protocol: Which pixels count.
         draws: Bootstrap draws.
-        level: Share of draws inside the interval.
+        level: How often the interval is to hold the truth.
         seed: Of the draws.
 
     Raises:
@@ -239,20 +247,19 @@ def compare_all(
     found = {}
     for i, j in combinations(range(len(models)), 2):
         sides = [drawn.found[score][parts[side]] for side in (i, j)]
-        many = min(len(side) for side in sides) >= LEAST_SEEDS
-        random = np.random.default_rng([seed, 1])
-        picks = [_picks(len(side), draws, random) if many else None for side in sides]
-        above, below = (_over_seeds(side, pick) for side, pick in zip(sides, picks, strict=True))
-        whole = [drawn.whole[score][parts[side]].mean() for side in (i, j)]
-        low, high = _ends(above - below, level)
+        whole = [drawn.whole[score][parts[side]] for side in (i, j)]
+        many = min(len(side) for side in whole) >= LEAST_SEEDS
+        difference = float(whole[0].mean() - whole[1].mean())
+        spread = _spread(sides[0].mean(axis=0) - sides[1].mean(axis=0), drawn.counted, whole if many else [])
+        low, high = spread.ends(difference, level, (-1.0, 1.0))
         found[i, j] = Comparison(
-            difference=float(whole[0] - whole[1]),
+            difference=difference,
             low=low,
             high=high,
             level=level,
-            p=_p_value(above - below),
+            p=spread.p_value(difference),
             clusters=drawn.counted,
-            seeds=(len(sides[0]), len(sides[1])),
+            seeds=(len(whole[0]), len(whole[1])),
             label="two ways of training, over seeds and places" if many else FITTED_ONLY,
         )
     return found
@@ -275,53 +282,64 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def _picks(seeds: int, draws: int, random: np.random.Generator) -> npt.NDArray[np.int64] | None:
-    """Which seeds are drawn, (seeds, draws); None for too few to be drawn from."""
-    return random.integers(0, seeds, (seeds, draws)) if seeds >= LEAST_SEEDS else None
+@dataclass(frozen=True)
+class _Spread:
+    """Standard error of a score, and its degrees of freedom; NaN where the score does not exist."""
+
+    error: float
+    freedom: float
+
+    def ends(self, value: float, level: float, within: tuple[float, float]) -> tuple[float, float]:
+        """The interval around ``value``, cut off where no score can lie."""
+        reach = float(scipy.special.stdtrit(self.freedom, (1 + level) / 2)) * self.error
+        if math.isnan(value + reach):
+            return math.nan, math.nan
+        return max(value - reach, within[0]), min(value + reach, within[1])
+
+    def p_value(self, difference: float) -> float:
+        """Two-sided, for no difference; 1 where there is none or none is known."""
+        if difference == 0 or math.isnan(difference + self.error):
+            return 1.0
+        return 2 * float(scipy.special.stdtr(self.freedom, -abs(difference) / self.error)) if self.error else 0.0
 
 
-def _over_seeds(found: Floats, picks: npt.NDArray[np.int64] | None) -> Floats:
-    """Mean over the seeds of ``found``, (seeds, draws, …) -> (draws, …); over drawn seeds where they are picked."""
-    mean: Floats = found.mean(axis=0)
-    if picks is None:
-        return mean
-    seeds = len(found)
-    drawn: Floats = found[picks, np.arange(found.shape[1])].mean(axis=0)
-    return mean + math.sqrt(seeds / (seeds - 1)) * (drawn - mean)
+def _spread(found: Floats, places: int, seeds: Sequence[Floats]) -> _Spread:
+    """Put the scatter over places and that over seeds together.
+
+    Args:
+        found: Score of each draw, the mean over the seeds; draws in which it does not exist are left out.
+        places: How many were drawn from.
+        seeds: Scores of the seeds on all places, of each model whose scatter counts.
+    """
+    known = found[~np.isnan(found)]
+    if len(known) < 2 or places < 2:
+        return _Spread(math.nan, math.nan)
+    parts = [(float(known.var(ddof=1)) * places / (places - 1), places - 1)]
+    parts += [(float(one.var(ddof=1)) / len(one), len(one) - 1) for one in seeds]
+    variance = sum(part for part, _ in parts)
+    shares = sum((part / variance) ** 2 / freedom for part, freedom in parts) if variance > 0 else 1 / (places - 1)
+    return _Spread(math.sqrt(variance), 1 / shares)
 
 
-def _read(drawn: Drawn, picks: npt.NDArray[np.int64] | None, level: float) -> Intervals:
+def _read(drawn: Drawn, level: float, within: tuple[float, float]) -> Intervals:
     """Put scores together over seeds and give each its ends."""
     seeds = len(drawn.whole["miou"])
-    whole = {key: values.mean(axis=0) for key, values in drawn.whole.items()}
-    found = {key: _over_seeds(values, picks) for key, values in drawn.found.items()}
-    means = {
-        key: Interval(float(whole[key]), *_ends(found[key], level), level, drawn.counted, seeds)
-        for key in whole
-        if key != "iou"
-    }
-    iou = []
-    for i, places in enumerate(drawn.with_class.tolist()):
-        ends = _ends(found["iou"][:, i], level) if places >= LEAST_PLACES else (math.nan, math.nan)
-        iou.append(Interval(float(whole["iou"][i]), *ends, level, places, seeds))
-    return Intervals(means, tuple(iou))
+
+    def interval(found: Floats, whole: Floats, places: int) -> Interval:
+        value = float(whole.mean())
+        if places < LEAST_PLACES:
+            return Interval(value, math.nan, math.nan, level, places, seeds)
+        spread = _spread(found.mean(axis=0), places, [whole] if seeds >= LEAST_SEEDS else [])
+        return Interval(value, *spread.ends(value, level, within), level, places, seeds)
+
+    keys = [key for key in drawn.whole if key != "iou"]
+    iou, of_draws = drawn.whole["iou"], drawn.found["iou"]
+    return Intervals(
+        means={key: interval(drawn.found[key], drawn.whole[key], drawn.counted) for key in keys},
+        iou=tuple(interval(of_draws[..., i], iou[:, i], n) for i, n in enumerate(drawn.with_class.tolist())),
+    )
 
 
 def _known(score: str) -> None:
     if score not in SCORES:
         raise ConfigError("no such score", score, f"choose from {', '.join(SCORES)}")
-
-
-def _p_value(found: Floats) -> float:
-    known = found[~np.isnan(found)]
-    tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(known) + 1))
-
-
-def _ends(found: Floats, level: float) -> tuple[float, float]:
-    """Percentile interval; draws in which the score does not exist are left out."""
-    known = found[~np.isnan(found)]
-    if not known.size:
-        return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -49,8 +49,8 @@ def intervals(runs: Sequence[Run]) -> list[Table]:
     keys = set_keys(runs)
     note = (
         "Score [lower, upper end of its 95 % interval]. Whole places are drawn with replacement, 2000 times, with all "
-        f"their dates and windows; models with {LEAST_SEEDS} seeds or more have their seeds drawn too, others stand "
-        f"for the fitted model alone. Below {LEAST_PLACES} places there is no interval."
+        f"their dates and windows; to this the scatter of the seeds is added for models with {LEAST_SEEDS} or more, others "
+        f"stand for the fitted model alone. Below {LEAST_PLACES} places there is no interval."
     )
     texts = ("evaluation set", "protocol", "model", "seeds", "drawn over", "note")
     rows = evidence.interval_rows(runs, keys)
@@ -120,7 +120,7 @@ def _drop_table(key: str, found: Sequence[Drop]) -> Table:
         rows.append((first.outer.first.classes[i], *cells))
     note = (
         f"{PROTOCOLS[first.protocol].capitalize()} on both sets: score on internal minus score on {key}, with its 95 % "
-        "interval; above 0 is a loss. Each set is drawn by itself, and seeds, where there are three or more, together. "
+        "interval; above 0 is a loss. The places of each set are drawn by themselves. "
         "All means but the first average other classes where a class is on one set alone. Classes: IoU."
     )
     columns = (Column("score", text=True), *(Column(_named(one.outer)) for one, _ in known))

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +40,8 @@ def test_equals_a_loop_over_places(score, protocol):
         total = sum(int(n) * places[name] for n, name in zip(counts, names, strict=True))
         drawn.append(scores(total, protocol)[score])
     assert found.value == scores(sum(places.values()), protocol)[score]
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])))
+    reach = scipy.stats.t.ppf(0.95, 11) * np.std(drawn, ddof=1) * np.sqrt(12 / 11)
+    assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
     assert (found.clusters, found.level) == (12, 0.9)
     assert found.low <= found.value <= found.high
 
@@ -196,7 +198,8 @@ def test_every_mean_and_every_class_at_once(protocol):
     for counts in np.random.default_rng(0).multinomial(14, np.full(14, 1 / 14), size=150):
         total = sum(int(n) * places[name] for n, name in zip(counts, sorted(places), strict=True))
         drawn.append(scores(total, protocol)["iou"][2])
-    assert (found.iou[2].low, found.iou[2].high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    reach = scipy.stats.t.ppf(0.975, 13) * np.std(drawn, ddof=1) * np.sqrt(14 / 13)
+    assert found.iou[2].high - found.iou[2].value == pytest.approx(reach)
 
 
 def test_huge_counts_and_many_places_in_pieces_change_nothing(monkeypatch):
@@ -241,6 +244,32 @@ def test_three_seeds_widen_the_interval_of_a_model_and_two_do_not():
     assert (alone.seeds, two.seeds, three.seeds) == (1, 2, 3)
     assert three.high - three.low > 2 * (two.high - two.low)
     assert three.value == pytest.approx(np.mean([scores(sum(run.values()))["pixel_accuracy"] for run in runs]))
+
+
+def test_scatter_of_seeds_and_of_places_are_put_together_by_satterthwaite():
+    """Welch's test is the case of equal places: then the seeds alone scatter."""
+    one = ground(np.random.default_rng(1), places=10, spread=0.0, pixels=100)
+    alike = {name: one["p000"] for name in one}
+    sides = []
+    for moved in ((0, 4, 9), (14, 15, 22, 31)):
+        side = []
+        for right in moved:
+            matrix = one["p000"].copy()
+            matrix[0] += [right, 40 - right, 0, 0]
+            side.append(dict.fromkeys(alike, matrix))
+        sides.append(side)
+    found = compare(*sides, "pixel_accuracy", draws=100)
+    values = [[scores(run["p000"])["pixel_accuracy"] for run in side] for side in sides]
+    welch = scipy.stats.ttest_ind(*values, equal_var=False)
+    assert found.p == pytest.approx(welch.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
+
+
+def test_ends_stay_where_a_score_can_lie():
+    places = ground(np.random.default_rng(0), places=10, right=0.99, spread=0.0, pixels=30)
+    found = intervals([places], draws=200)
+    ends = [end for one in (*found.means.values(), *found.iou) for end in (one.low, one.high)]
+    assert 0 <= min(ends) <= max(ends) <= 1
 
 
 def test_all_pairs_at_once_are_the_pairs_one_by_one():
