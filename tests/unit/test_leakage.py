@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -175,3 +177,31 @@ def test_the_experiment_is_a_sweep_over_the_splits(repo, words, splits):
     OmegaConf.set_readonly(cfg.hydra, False)
     cfg.hydra.overrides.task = ["experiment=leakage", *words]
     assert asked_splits(cfg) == splits
+
+
+@pytest.mark.slow
+def test_two_commands_from_a_dataset_to_the_table(repo, tmp_path):
+    """As a user types them: missing splits are named, drawn, trained under, scored and put side by side."""
+    root = make_dataset(tmp_path / "data", n=24, size=32).root
+
+    def run(script, *words):
+        command = [sys.executable, repo / script, *words, f"paths.runs={tmp_path / 'runs'}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    forest = ("model=rf_spectral", "model.forest.n_estimators=2", "model.forest.n_jobs=1")
+    train = ("experiment=leakage", "dataset=folder", f"dataset.root={root}", *forest)
+    refused = run("train.py", *train, "seed=0,1")
+    assert refused.returncode == 2
+    assert f"python splits.py root={root}" in " ".join(refused.stderr.split())
+    drawn = run("splits.py", f"root={root}")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "split country is left out" in drawn.stderr
+    assert {"location", "random"} <= {path.stem for path in root.glob("splits/*.parquet")}
+    done = run("train.py", *train, "dataset.split=random,location", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    (table,) = (tmp_path / "runs").glob("*_leakage/leakage.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["split"], row["seeds"]) for row in rows] == [("random", "0, 1"), ("location", "0, 1")]
+    again = run("leakage.py", f"run={table.parent}", f"out={tmp_path / 'out'}")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out/leakage.csv").read_text() == table.read_text()
