@@ -38,23 +38,23 @@ COUNTRIES: Final = {
 
 def taxonomy(shown: Shown) -> PaperTable:
     """Table 1: the paper's keywords and ours, and where they part."""
-    found = {one.name: one for one in (run.spec.taxonomy for run in shown.runs)}
+    found = list(dict.fromkeys(run.spec.taxonomy for run in shown.runs))
     columns = [*words("class"), *numbers("id")]
     if shown.comparable:
         columns += words(f"{PAPER}: included", f"{PAPER}: excluded")
-    for name in found:
-        columns += words(f"{name}: included", f"{name}: excluded")
+    for one in found:
+        columns += words(f"{one.name}: included", f"{one.name}: excluded")
         columns += words("against the paper") if shown.comparable else []
     rows = []
     for crop in shown.taxonomy.classes:
         printed = paper.TABLE_1.row(crop.name)
         cells = [crop.name, str(crop.id), *(printed if shown.comparable else ())]
-        for one in found.values():
+        for one in found:
             mine = one.classes[crop.id]
             cells += [", ".join(mine.include) or ABSENT, ", ".join(mine.exclude) or ABSENT]
             cells += [_difference(mine, *printed)] if shown.comparable else []
         rows.append(cells)
-    notes = [*(_matching(one) for one in found.values()), *(_unmapped(one) for one in shown.datasets)]
+    notes = [*(_matching(one) for one in found), *(_unmapped(one) for one in shown.datasets)]
     return made(paper.TABLE_1, columns, rows, shown.why_not, *notes)
 
 
@@ -226,7 +226,7 @@ def _named(labels: Mapping[object, object], names: Sequence[str]) -> dict[int, s
             return "ignored"
         return names[int(text)] if text.isdigit() and int(text) < len(names) else text
 
-    return {int(str(code)): name(label) for code, label in labels.items()}
+    return {int(str(code)): name(label) for code, label in labels.items() if str(code).isdigit()}
 
 
 def _gone(name: str, reason: str) -> str:

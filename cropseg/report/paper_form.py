@@ -142,9 +142,12 @@ class Shown:
         for run in self.runs:
             spec = run.spec
             if spec.manifest_digest not in found:
-                name = f"{spec.dataset}{' (simulated)' if spec.simulated else ''}"
-                dataset, reason = _opened(run)
-                found[spec.manifest_digest] = Composition(name, dataset, reason)
+                taken = any(
+                    one.name.startswith(f"{spec.dataset} ") or one.name == spec.dataset for one in found.values()
+                )
+                version = f" {spec.manifest_digest[:8]}" if taken else ""  # of the same name, prepared again
+                name = f"{spec.dataset}{version}{' (simulated)' if spec.simulated else ''}"
+                found[spec.manifest_digest] = Composition(name, *_opened(run))
         return tuple(found.values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import zipfile
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -12,14 +12,13 @@ from omegaconf import OmegaConf
 
 from cropseg.core import storage
 from cropseg.core.errors import InputError
+from cropseg.core.labels import BACKGROUND
 from cropseg.report import paper, tables
 from cropseg.report.paper import ABSENT, LOST
 from cropseg.report.paper_form import NOT_RECORDED, PAPER, Model, PaperTable, Shown, made, spread, words
 
 UNKNOWN: Final = "not known"
 """Where a run's config or weights are gone."""
-
-HIGHEST: Final = "Highest validation mIoU"
 
 UNET: Final = "UNet4LevelsGN"
 """The paper's network, of which the code settles what no option says."""
@@ -29,14 +28,17 @@ def configuration(shown: Shown) -> PaperTable:
     """Table 5: the networks' configuration; what the paper does not tell stands below its own rows."""
     nets = [model for model in shown.models if not model.forest]
     told = [_configuration(model) for model in nets]
-    printed = {row[0]: row[1] for row in paper.TABLE_5.rows} | {HIGHEST: paper.VALIDATION_MIOU}
+    printed = {row[0]: row[1] for row in paper.TABLE_5.rows} | paper.BESIDE_TABLE_5
     rows = []
     for name in dict.fromkeys([*printed, *(key for one in told for key in one)]):
         value = printed.get(name, ABSENT)
         if value == LOST:
             value = f"{paper.RECOVERED[name]} (recovered)" if name in paper.RECOVERED else "lost in the text"
         rows.append((name, value, *(one.get(name, ABSENT) for one in told)))
-    recovered = "The patch size is recovered from Tables 2 and 3: 4,412,997,632 pixels / 67,337 patches = 256²"
+    recovered = (
+        "The patch size is recovered from Tables 2 and 3: 4,412,997,632 pixels / 67,337 patches = 256². Rows from "
+        "the highest validation mIoU on are not in the paper's table; what it tells of them stands in its section 3.1"
+    )
     columns = words("parameter", PAPER, *(model.title for model in nets))
     return made(paper.TABLE_5, columns, rows, recovered, *(_forest(model) for model in shown.models if model.forest))
 
@@ -71,7 +73,7 @@ def _configuration(model: Model) -> dict[str, str]:
         "Checkpoint size": _size(model),
         **_loss(model),
         "Ignored label": "255, where a mask is unknown",
-        HIGHEST: spread([_most(one.history.get("val_miou")) for one in model.runs]),
+        "Highest validation mIoU": spread([_most(one.history.get("val_miou")) for one in model.runs]),
         "Other terms of the loss": _other_terms(model),
         "Scheduler": _scheduler(model),
         "Pixels without data": str(run.spec.model.get("nodata", UNKNOWN)),
@@ -100,12 +102,12 @@ def _parameters(model: Model) -> str:
     path = model.first.path / "weights.pt"
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, zipfile.BadZipFile):
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return UNKNOWN
-    if not isinstance(weights, Mapping):
+    if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         return UNKNOWN
     kept = ("running_mean", "running_var", "num_batches_tracked")
-    return f"{sum(value.numel() for name, value in weights.items() if not name.endswith(kept)):,}"
+    return f"{sum(value.numel() for name, value in weights.items() if not str(name).endswith(kept)):,}"
 
 
 def _size(model: Model) -> str:
@@ -135,6 +137,11 @@ def _kind(term: object) -> str:
     return str(term.get("_target_", "")).rpartition(".")[2] if isinstance(term, Mapping) else ""
 
 
+def _weight(weights: Mapping[str, Any], name: str) -> str:
+    found = weights.get(name, 1.0)
+    return f"{found:g}" if isinstance(found, int | float) else str(found)
+
+
 def _loss(model: Model) -> dict[str, str]:
     terms, weights = _terms(model)
     if not terms:
@@ -142,10 +149,11 @@ def _loss(model: Model) -> dict[str, str]:
     ce = next((name for name, term in terms.items() if _kind(term) == "CrossEntropy"), None)
     dice = next((name for name, term in terms.items() if _kind(term) == "Dice"), None)
     weighted = tables.class_values(model.first, len(model.first.spec.taxonomy)) is not None
-    excluded = dice is not None and 0 in (terms[dice].get("exclude") or ())
+    left_out = [] if dice is None else terms[dice].get("exclude")
+    excluded = isinstance(left_out, Sequence) and not isinstance(left_out, str) and BACKGROUND in left_out
     return {
         "Cross-entropy weighting": "no cross-entropy" if ce is None else "Class-weighted" if weighted else "none",
-        "Dice weight": "no Dice" if dice is None else f"{weights.get(dice, 1.0):g}",
+        "Dice weight": "no Dice" if dice is None else _weight(weights, dice),
         "Dice background": "no Dice" if dice is None else "Excluded" if excluded else "Included",
     }
 
@@ -153,7 +161,7 @@ def _loss(model: Model) -> dict[str, str]:
 def _other_terms(model: Model) -> str:
     terms, weights = _terms(model)
     others = [
-        f"{weights.get(n, 1.0):g} · {_kind(t)}" for n, t in terms.items() if _kind(t) not in ("CrossEntropy", "Dice")
+        f"{_weight(weights, n)} · {_kind(t)}" for n, t in terms.items() if _kind(t) not in ("CrossEntropy", "Dice")
     ]
     return ", ".join(others) or ("none" if terms else UNKNOWN)
 
@@ -199,8 +207,8 @@ def hardware(shown: Shown) -> PaperTable:
         paper.TABLE_6,
         words("component", PAPER, *(model.title for model in shown.models)),
         rows,
-        "Peak GPU memory is what PyTorch allocated; a training time includes its validations, a forest's is that of "
-        "drawing pixels and fitting",
+        "The CUDA version is the driver's in the paper, PyTorch's in ours. Peak GPU memory is what PyTorch allocated. "
+        "A training time includes its validations; a forest's is that of drawing pixels and fitting",
         missing,
     )
 
@@ -217,8 +225,11 @@ def _machine(model: Model) -> dict[str, str]:
         return " or ".join(dict.fromkeys(f"{one[key]}{unit}" for one in records if key in one)) or ABSENT
 
     cores = [f"{one.get('cpu_cores', '?')} cores / {one.get('cpu_threads', '?')} threads" for one in records]
-    seconds = [float(one["seconds"]) for one in records if "seconds" in one]
-    epochs = [one["seconds"] / one["epochs"] for one in records if one.get("epochs") and "seconds" in one]
+    timed = [one for one in records if isinstance(one.get("seconds"), int | float)]
+    seconds = [float(one["seconds"]) for one in timed]
+    epochs = [
+        one["seconds"] / one["epochs"] for one in timed if isinstance(one.get("epochs"), int) and one["epochs"] > 0
+    ]
     speed = [_median(run.history.get("patches_per_second")) for run in model.runs]
     peak = [_most(run.history.get("gpu_memory_gib")) for run in model.runs]
     return {

@@ -257,6 +257,26 @@ def test_a_dataset_made_again_is_not_passed_off_as_the_old_one(folder, tmp_path)
     assert "prepared again since the run was trained" in found[2].note
 
 
+def test_broken_weights_and_odd_losses_are_not_known(folder, tmp_path):
+    shutil.copytree(folder / "runs" / "0_net", tmp_path / "r")
+    (tmp_path / "r" / "weights.pt").write_bytes(b"no weights")
+    config = yaml.safe_load((tmp_path / "r" / ".hydra" / "config.yaml").read_text())
+    config["loss"]["weights"]["dice"] = "${loss.weights.ce}"
+    config["loss"]["terms"]["dice"]["exclude"] = "${none}"
+    (tmp_path / "r" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    shown = column(paper_tables([open_run(tmp_path / "r")])[4].table, "unet4gn_small, one seed (simulated)")
+    assert shown["Trainable parameters"] == "not known"
+    assert shown["Dice weight"] == "${loss.weights.ce}"
+    assert shown["Dice background"] == "Included"
+
+
+def test_two_datasets_of_one_name_are_told_apart(folder, tmp_path):
+    again = make_dataset(tmp_path / "again", n=4, size=16, seed=3)
+    runs = [open_run(folder / "runs" / "0_net"), open_run(make_run(tmp_path / "r", spec_for(again), again))]
+    titles = [one.title for one in paper_tables(runs)[2].table.columns if one.title.endswith(": patches")]
+    assert titles == ["paper: patches", "tiny (simulated): patches", f"tiny {again.digest[:8]} (simulated): patches"]
+
+
 def test_a_run_with_nothing_but_its_spec_is_shown(tmp_path):
     path = make_run(tmp_path / "r", spec_for(simulated=False, loader="cropseg.learners.network.load"))
     shutil.rmtree(path / ".hydra")
