@@ -1,11 +1,12 @@
 """How often 95 % intervals hold the truth: ground is made anew many times, with a truth that is known.
 
-    python benchmarks/coverage.py --sets 400 --places 10 20 30 100
+    python benchmarks/coverage.py --sets 400 --places 10 20 30 100 --draws 500
 
 A place has its own mix of crops (Dirichlet) and its own share of correct pixels, so that pixels of a place are alike.
 The truth is the score of endless such ground. Told are the share of intervals that hold it, over places for one fitted
-model, and over places and seeds for a model trained three times; and how often two equal models are called different at
-p < 0.05. What is simulated are confusion matrices, not pixels.
+model (and of plain bootstrap percentiles, for the first score), and over places and seeds for a model trained three
+times; and how often two equal models are called different at p < 0.05. What is simulated are confusion matrices, no
+pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from cropseg.intervals import compare_all, intervals
 from cropseg.metrics import scores
-from cropseg.redraw import Places
+from cropseg.redraw import Places, draw
 
 CLASSES = 6
 PIXELS = 4000
@@ -56,21 +57,29 @@ def main() -> None:
     spread = 0.03
     fitted, trained = truths(random, 0.7, 0.0, 1), truths(random, 0.7, spread, 300)
     print(f"{given.sets} sets of ground, {given.draws} draws; truth, one model: {fitted}; over seeds: {trained}")
-    print("places  " + "  ".join(f"{name:>20}" for name in SHOWN) + "  3 seeds, miou_present  equal models differ")
+    print(
+        "places  "
+        + "  ".join(f"{name:>20}" for name in SHOWN)
+        + "   percentiles  3 seeds, miou_present  equal models differ"
+    )
     for places in given.places:
         held = dict.fromkeys(SHOWN, 0)
-        seeds = wrong = 0
+        seeds = wrong = percentiles = 0
         for _ in range(given.sets):
             one, other = ground(random, places, [0.7, 0.7])
             found = intervals([one], draws=given.draws).means
             for name in SHOWN:
                 held[name] += found[name].low <= fitted[name] <= found[name].high
+            drawn = draw([one], "all", given.draws, 0.95, 0).found[SHOWN[0]][0]
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            percentiles += low <= fitted[SHOWN[0]] <= high
             wrong += compare_all([[one], [other]], draws=given.draws)[0, 1].p < 0.05
             three = ground(random, places, list(random.normal(0.7, spread, 3)))
             over = intervals(three, draws=given.draws).means["miou_present"]
             seeds += over.low <= trained["miou_present"] <= over.high
         shares = "  ".join(f"{count / given.sets:>20.1%}" for count in held.values())
-        print(f"{places:>6}  {shares}  {seeds / given.sets:>21.1%}  {wrong / given.sets:>19.1%}", flush=True)
+        rest = f"{percentiles / given.sets:>12.1%}  {seeds / given.sets:>21.1%}  {wrong / given.sets:>19.1%}"
+        print(f"{places:>6}  {shares}  {rest}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def intervals(runs: Sequence[Run]) -> list[Table]:
     keys = set_keys(runs)
     note = (
         "Score [lower, upper end of its 95 % interval]. Whole places are drawn with replacement, 2000 times, with all "
-        f"their dates and windows; to this the scatter of the seeds is added for models with {LEAST_SEEDS} or more, others "
-        f"stand for the fitted model alone. Below {LEAST_PLACES} places there is no interval."
+        f"their dates and windows; to this the scatter of the seeds is added for models with {LEAST_SEEDS} or more; "
+        f"others stand for the fitted model alone. Below {LEAST_PLACES} places there is no interval."
     )
     texts = ("evaluation set", "protocol", "model", "seeds", "drawn over", "note")
     rows = evidence.interval_rows(runs, keys)
