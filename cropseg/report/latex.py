@@ -26,7 +26,7 @@ SPECIAL: Final = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "`": r"\textasciigrave{}",
     # After the end of a row they would be taken for its options.
     "[": "{[}",
@@ -80,7 +80,7 @@ def table(
     lines = [
         r"\begin{table}[htbp]",
         r"\centering",
-        *([rf"\caption{{{escape(title)}}}"] if title else []),
+        *_caption(title),
         *([rf"\label{{{label}}}"] if label else []),
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{layout}}}",
@@ -93,6 +93,14 @@ def table(
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _caption(title: str) -> list[str]:
+    """The caption; one that opens with ``Table 7.`` keeps that number, which LaTeX puts before it."""
+    if not title:
+        return []
+    number, rest = re.fullmatch(r"(?:Table (\d+)\. )?(.*)", title, re.DOTALL).groups()  # type: ignore[union-attr]
+    return [*([rf"\setcounter{{table}}{{{int(number) - 1}}}"] if number else []), rf"\caption{{{escape(rest)}}}"]
 
 
 def _kind(words: bool, cells: Sequence[str]) -> str:

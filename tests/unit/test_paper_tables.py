@@ -317,6 +317,10 @@ def test_latex_shows_any_text_as_it_is():
     assert latex.escape("[a] * --help ---") == "{[}a{]} {*} -{}-help -{}-{}-"
     assert latex.escape("256 × 256 … 1 – 2") == r"256 $\times$ 256 \ldots{} 1 -- 2"
     assert latex.escape("two\nlines\x00") == "two lines "
+    assert latex.escape('a "b" `c`') == r"a ''b'' \textasciigrave{}c\textasciigrave{}"
+    seven = Table("Table 7. Labels", (Column("a"),), (("1",),)).to_latex()
+    assert "\\setcounter{table}{6}\n\\caption{Labels}" in seven
+    assert "| a b |" in Table("t", (Column("x"),), (("a\nb",),)).to_markdown()
     evil = "[*] & \\input{x} 100% $x_1^2$ #~\n"
     table = Table(evil, (Column(evil, evil, text=True), Column("b")), ((evil, evil), ("long " * 20, "1")), evil)
     text = table.to_latex("tab:x")
