@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from factory import make_dataset
 from fakes import Hashed, Nearest, make_run, spec_for, with_predictor
+from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import Erratic, cut, make_scene
@@ -16,6 +17,7 @@ from cropseg import details
 from cropseg.calibration import BINS
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
+from cropseg.core.manifest import open_dataset
 from cropseg.counting import BANDS_HA, BANDS_PX, FROM_PARCELS, FROM_TRUTH, PARCEL_YEAR, PLACE, edge_distance, numbered
 from cropseg.evaluate import EvaluationSet, evaluate_runs, examine
 from cropseg.overlaps import neighbours, owned
@@ -39,7 +41,8 @@ def pixels_of(dataset, predictor=None):
         for y in range(SIZE):
             for x in range(SIZE):
                 yield {
-                    "id": ids[row], "product": product, "ground": (product, line + y, col + x), "truth": mask[y, x],
+                    "id": ids[row], "corner": (line, col),
+                    "product": product, "ground": (product, line + y, col + x), "truth": mask[y, x],
                     "predicted": labels[0, y, x], "sure": float(sure[0, y, x]), "distance": distance[y][x],
                     "parcel": 0 if parcels is None else int(parcels[y, x]), "known": parcels is not None,
                     "depth": min(y, x, SIZE - 1 - y, SIZE - 1 - x),
@@ -67,9 +70,10 @@ def owners(pixels):
     """The pixels that count where each pixel of the ground counts once."""
     best = {}
     for one in pixels:
-        if one["ground"] not in best or one["depth"] > best[one["ground"]]["depth"]:
-            best[one["ground"]] = one
-    return list(best.values())
+        rank = (one["depth"], -one["corner"][0], -one["corner"][1])
+        if one["ground"] not in best or rank > best[one["ground"]][0]:
+            best[one["ground"]] = rank, one
+    return [one for _, one in best.values()]
 
 
 @st.composite
@@ -218,6 +222,26 @@ def test_windows_overlap_only_on_the_same_image_and_grid():
     half = cut(scenes, data.spots, SIZE)
     object.__setattr__(half, "manifest", pa.Table.from_pylist(moved, schema=data.manifest.schema))
     assert neighbours(half, range(4)) == {}
+
+
+@pytest.mark.parametrize("stride", [20, 32])
+def test_once_per_pixel_is_what_the_dacia5_importer_labels_once(repo, tmp_path, capsys, stride):
+    random = np.random.default_rng(0)
+    codes = random.choice(18, (5, 9)).repeat(8, 0).repeat(8, 1)
+    scenes = {stamp: stack(DACIA5_ORDER, 40, 72, seed=i) for i, stamp in enumerate(("20200601", "20200701"))}
+    source, out = str(write_dacia5(tmp_path / "in", scenes, {2020: codes})), str(tmp_path)
+    run_importer(repo, "dacia5", source=source, out=out, size=32, stride=stride, min_crop=10)
+    every, once = (
+        EvaluationSet(name, str(tmp_path / name), "test", protocol="crop", clusters="parcel_year")
+        for name in ("dacia5", "dacia5_once")
+    )
+    spec = spec_for(open_dataset(tmp_path / "dacia5"), manifest_digest="1" * 64)
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec)), Erratic(spec))
+    evaluation, expected = evaluate_runs([run], [every, once], calibration=False)
+    found = run.details("dacia5")
+    assert found.once.sum() < evaluation.confusion.sum()
+    np.testing.assert_array_equal(found.once, expected.confusion)
+    assert "Windows overlap here" in capsys.readouterr().out
 
 
 def test_details_are_stored_before_the_evaluation_and_read_back(tmp_path, capsys):
