@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -22,16 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from cropseg import cli, intervals
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
-from cropseg.core.manifest import Dataset, open_dataset
+from cropseg.core.manifest import Dataset, open_dataset, read_table
 from cropseg.core.progress import say, table, warn
 from cropseg.details import matrices
 from cropseg.evaluate import EvaluationSet, examine
 from cropseg.ground import places, shared_area, shared_ground
+from cropseg.leakage_tables import Gap, SplitScore, gap_table, notes, split_table
 from cropseg.metrics import Protocol
-from cropseg.redraw import LEAST_PLACES, Places
-from cropseg.report.tables import Column, Table
+from cropseg.redraw import Places
+from cropseg.report.tables import Table
 from cropseg.runs import NOT_OF_A_MODEL, Run, open_run, open_runs
-from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE
+from cropseg.scores import MEANS, PROTOCOLS
 from cropseg.seeds import Spread
 
 ORDER: Final = ("random", "location", "block", "country")
@@ -39,58 +40,6 @@ ORDER: Final = ("random", "location", "block", "country")
 
 OWN_TEST: Final = EvaluationSet("internal", None, None, note="held-out ground of the training regions")
 """What each run is scored on: the test part of the split that it was trained with."""
-
-
-@dataclass(frozen=True)
-class SplitScore:
-    """One model under one split.
-
-    Attributes:
-        split: Name of the split.
-        seeds: Of the runs.
-        train: Patches of the training part.
-        test: Patches of the test part.
-        places: Confusion matrix of each place of the test part, of each run.
-        test_places: Places of the test part.
-        area_in_train: Share of the test ground, each footprint once, that training patches cover.
-        patches_in_train: Share of the test patches of which more than a sliver is covered by one training patch.
-        places_in_train: Share of the test places that have training patches too.
-        score: Over the seeds.
-        interval: Over places, and over seeds if there are enough; None where there are too few places.
-    """
-
-    split: str
-    seeds: tuple[int | None, ...]
-    train: int
-    test: int
-    places: tuple[Places, ...]
-    test_places: int
-    area_in_train: float
-    patches_in_train: float
-    places_in_train: float
-    score: Spread
-    interval: intervals.Interval | None
-
-
-@dataclass(frozen=True)
-class Gap:
-    """What one split adds to the score of another.
-
-    Attributes:
-        looser: Split with the first score.
-        stricter: Split with the score that is taken off.
-        found: The difference; None where a test part has too few places for an interval.
-        value: The difference of the means.
-        both: Places that both test parts hold.
-        p: Two-sided, corrected for all gaps together (Holm); NaN without ``found``.
-    """
-
-    looser: str
-    stricter: str
-    found: intervals.Comparison | None
-    value: float
-    both: int
-    p: float
 
 
 class AfterSweep(Callback):
@@ -175,18 +124,18 @@ def tabulate(
         _split_score(dataset, split, [scored[one.path] for one in group], place, score, protocol)
         for split, group in groups.items()
     ]
-    notes = _notes(score, protocol, simulated=dataset.spec.simulated)
+    remarks = notes(score, protocol, simulated=dataset.spec.simulated)
     model = opened[0].model
-    splits = _split_table(
+    splits = split_table(
         found, f"{model} under {len(found)} splits of the {len(dataset)} patches of {dataset.spec.name}", score
     )
-    between = _gap_table(gaps(found, score, protocol), score)
+    between = gap_table(gaps(found, score, protocol), score)
     for one in (splits, between):
         table(one.title, [column.title for column in one.columns], one.rows)
-    for note in notes:
+    for note in remarks:
         say(note)
     folder = _folder(run, opened) if out is None else Path(out)
-    text = "\n".join([splits.to_markdown(), between.to_markdown(), *(f"- {note}" for note in notes)]) + "\n"
+    text = "\n".join([splits.to_markdown(), between.to_markdown(), *(f"- {note}" for note in remarks)]) + "\n"
     storage.write_bytes(folder / "leakage.md", text.encode())
     storage.write_bytes(folder / "leakage.csv", splits.to_csv().encode())
     storage.write_bytes(folder / "leakage_gaps.csv", between.to_csv().encode())
@@ -293,12 +242,20 @@ def _split_score(
         test=len(test),
         places=stacks,
         test_places=len(tested_places),
+        test_groups=_groups(dataset, split),
         area_in_train=shared_area(dataset, test, train),
         patches_in_train=shared_ground(dataset, test, [(dataset, train)]) or 0.0,
         places_in_train=len(tested_places & trained_places) / len(tested_places),
         score=Spread.of(values),
         interval=interval,
     )
+
+
+def _groups(dataset: Dataset, split: str) -> int:
+    table = read_table(dataset.root / "splits" / f"{split}.parquet")
+    ids = set(dataset.manifest["id"].to_pylist())
+    rows = zip(table["id"].to_pylist(), table["part"].to_pylist(), table["group"].to_pylist(), strict=True)
+    return len({group for patch, part, group in rows if part == "test" and patch in ids})
 
 
 def _by_place(run: Run, place: Mapping[str, str]) -> Places:
@@ -311,65 +268,6 @@ def _by_place(run: Run, place: Mapping[str, str]) -> Places:
         name = place[patch]
         found[name] = found[name] + confusion if name in found else confusion
     return found
-
-
-def _split_table(found: Sequence[SplitScore], title: str, score: str) -> Table:
-    columns = (
-        Column("split", text=True),
-        Column("seeds"),
-        Column("training patches"),
-        Column("test patches"),
-        Column("test places", "patches whose footprints overlap, over all dates, are one place"),
-        Column("test ground in train", "share of its area that training patches of any date cover"),
-        Column("test patches on it", "share that has more than 1 % of its ground in a training patch"),
-        Column("test places in train", "share that has training patches too"),
-        Column(MEANS[score][0], "mean (lowest … highest) over seeds"),
-        Column("95 % interval", "of the mean, over places, and over seeds if there are three or more"),
-    )  # fmt: skip
-    rows = tuple(
-        (
-            one.split, ", ".join("?" if seed is None else str(seed) for seed in one.seeds), f"{one.train:,}",
-            f"{one.test:,}", f"{one.test_places:,}", f"{one.area_in_train:.1%}", f"{one.patches_in_train:.1%}",
-            f"{one.places_in_train:.1%}", str(one.score), _interval(one.interval),
-        )
-        for one in found
-    )  # fmt: skip
-    return Table(title, columns, rows)
-
-
-def _gap_table(found: Sequence[Gap], score: str) -> Table:
-    columns = (
-        Column("gap", text=True),
-        Column(f"in {MEANS[score][0]}", "of the means over seeds, each on its own test part"),
-        Column("95 % interval"),
-        Column("p", "two-sided, corrected for all gaps of the table (Holm)"),
-        Column("places in both tests", "paired in the interval; other places are drawn for one side alone"),
-        Column("speaks of", text=True),
-    )
-    rows = tuple(
-        (
-            f"{gap.looser} - {gap.stricter}", f"{gap.value:+.4f}", _interval(gap.found),
-            "" if math.isnan(gap.p) else f"{gap.p:.3f}", f"{gap.both:,}", "" if gap.found is None else gap.found.label,
-        )
-        for gap in found
-    )  # fmt: skip
-    return Table("What the looser split adds to the score", columns, rows)
-
-
-def _interval(found: intervals.Interval | intervals.Comparison | None) -> str:
-    if found is None:
-        return f"none: fewer than {LEAST_PLACES} places"
-    return f"{found.low:.4f} … {found.high:.4f}"
-
-
-def _notes(score: str, protocol: Protocol, *, simulated: bool) -> list[str]:
-    notes = [
-        f"{MEANS[score][0]}, {PROTOCOLS[protocol]}: {MEANS[score][1]}.",
-        "Interval of a gap: places are drawn with replacement out of all that either test part holds; a place that "
-        "both hold is drawn for both. How the splits themselves happened to be drawn is not in it.",
-        "A gap is the leak and whatever else differs: the places and crops tested, and the patches left to train on.",
-    ]
-    return [f"{SIMULATED_NOTE[0].upper()}{SIMULATED_NOTE[1:]}.", *notes] if simulated else notes
 
 
 def _dataset(run: Run) -> Dataset:

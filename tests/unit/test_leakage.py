@@ -16,9 +16,12 @@ from omegaconf import OmegaConf
 from cropseg import leakage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import MANIFEST_SCHEMA, SPLIT_SCHEMA, open_dataset, write_table
+from cropseg.intervals import bootstrap
 from cropseg.leakage import asked_splits, by_split, check_splits, gaps, tabulate
+from cropseg.leakage_tables import SplitScore, gap_table
 from cropseg.metrics import scores
 from cropseg.runs import Run, open_run
+from cropseg.seeds import Spread
 
 PLACES, DATES = 24, 2
 
@@ -41,7 +44,7 @@ def data(tmp_path_factory):
               for date in range(2)}  # fmt: skip
     for name, parts in (("random", loose), ("location", strict)):
         split = [
-            {"id": f"xx/{place:02d}/p{date}/0_0", "part": part, "group": ""} for (place, date), part in parts.items()
+            {"id": f"xx/{place:02d}/p{date}/0_0", "part": part, "group": str(n)} for (place, date), part in parts.items()
         ]
         write_table(root / "splits" / f"{name}.parquet", split, SPLIT_SCHEMA)
     return open_dataset(root)
@@ -69,9 +72,9 @@ def test_one_table_of_all_splits(sweep, data, capsys):
     splits, between = tabulate(str(sweep), sweep, score="pixel_accuracy")
     with (sweep / "leakage.csv").open() as file:
         rows = list(csv.DictReader(file))
-    columns = ("split", "seeds", "training patches", "test patches", "test places")
+    columns = ("split", "seeds", "training patches", "test patches", "test groups", "test places")
     assert [tuple(row[column] for column in columns) for row in rows] == [
-        ("random", "0, 1, 2", "24", "12", "12"), ("location", "0, 1, 2", "16", "28", "14"),
+        ("random", "0, 1, 2", "24", "12", "12", "12"), ("location", "0, 1, 2", "16", "28", "14", "14"),
     ]  # fmt: skip
     shares = [(row["test ground in train"], row["test patches on it"], row["test places in train"]) for row in rows]
     assert shares == [("100.0%",) * 3, ("0.0%",) * 3]
@@ -115,14 +118,14 @@ def test_few_places_give_no_interval():
     (gap,) = gaps([many, few], "miou", "all")
     assert gap.found is None
     assert np.isnan(gap.p)
-    assert "none: fewer than 10 places" in leakage._gap_table([gap], "miou").to_markdown()
+    assert "none: fewer than 10 places" in gap_table([gap], "miou").to_markdown()
 
 
 def split_score(split, places, interval="some"):
     score = scores(sum(places.values()))["pixel_accuracy"]
-    return leakage.SplitScore(
-        split, (0,), 1, 1, (places,), len(places), 0.0, 0.0, 0.0, leakage.Spread(score, score, score),
-        leakage.intervals.bootstrap(places) if interval else None,
+    return SplitScore(
+        split, (0,), 1, 1, (places,), len(places), 1, 0.0, 0.0, 0.0, Spread(score, score, score),
+        bootstrap(places) if interval else None,
     )  # fmt: skip
 
 
