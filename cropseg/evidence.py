@@ -14,7 +14,7 @@ from cropseg.calibration import Reliability, recalibrated
 from cropseg.core.errors import InputError
 from cropseg.core.labels import BACKGROUND
 from cropseg.details import Details
-from cropseg.intervals import FITTED_ONLY, Comparison, Interval, Intervals, compare_all, drop, holm, intervals
+from cropseg.intervals import Comparison, Interval, Intervals, compare_all, drop, holm, intervals
 from cropseg.redraw import LEAST_PLACES, Places
 from cropseg.runs import Run
 from cropseg.scores import MEANS, PROTOCOLS, Evaluation, Protocol, format_score
@@ -188,7 +188,7 @@ def comparison_rows(
     found, reasons = comparisons(runs, keys, score)
     rows: list[tuple[str, ...]] = []
     for first, second, one, p in found:
-        seeds = f"{one.label}; {one.seeds[0]} and {one.seeds[1]} seeds" if one.label != FITTED_ONLY else FITTED_ONLY
+        seeds = one.label if one.seeds == (1, 1) else f"{one.label}; {one.seeds[0]} and {one.seeds[1]} seeds"
         where = (first.first.key, PROTOCOLS[first.protocol], first.model, second.model)
         over = f"{one.clusters} {first.drawn_over}"
         rows.append((*where, signed(one), p_value(one.p), p_value(p), over, seeds))
@@ -267,12 +267,12 @@ def ends(one: Interval, places: bool = False) -> str:
 
 
 def signed(one: Interval | Comparison) -> str:
-    """A difference with its sign, and its interval."""
+    """A difference with its sign, and its interval; where there is none, the number of places that were too few."""
     value = one.value if isinstance(one, Interval) else one.difference
     if math.isnan(value):
         return "n/a"
     if math.isnan(one.low):
-        return f"{value:+.4f}"
+        return f"{value:+.4f} ({one.clusters} places)"
     return f"{value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 

@@ -139,10 +139,15 @@ def breakdowns(runs: Sequence[Run]) -> list[Table]:
         same = []
         for by in get_args(By):
             parts = [[groups(details, by) for details in one.details] for one in alike]
+            if by == "subset" and len(parts[0][0]) == len(
+                {group.name for group in groups(alike[0].details[0], "country")}
+            ):
+                continue
             if len(parts[0][0]) == 1:
                 same.append(f"{HEADS[by]}: {parts[0][0][0].name}")
             else:
-                found.append(_parts(f"{key} by {HEADS[by]}", HEADS[by], alike, parts, _counts))
+                count = _patch_counts if by == "place" else _place_counts
+                found.append(_parts(f"{key} by {HEADS[by]}", HEADS[by], alike, parts, count))
         if same and len(same) < len(get_args(By)):
             last = found[-1]
             note = f"{last.note} The same in all patches: {'; '.join(same)}."
@@ -187,7 +192,8 @@ def _majority(key: str, models: Sequence[Scored]) -> Table:
         rows.append((one.model, one.seeds, f"{of_parcels[0]['pixels']:,}", *map(str, cells)))
     if not rows:
         return _missing(title, " ".join(dict.fromkeys(reasons)) or NOT_EVALUATED)
-    heads = [f"{MEANS[name][0]}, {what}" for name in BROKEN_DOWN for what in ("parcels", "pixels")]
+    names = (MEANS["miou_present"][0], "accuracy")
+    heads = [f"{name}, {what}" for name in names for what in ("parcels", "pixels")]
     note = (
         f"{_meant(models[0])} A parcel has the class that most of its mapped pixels have; it counts once for each "
         "image, whatever its size."
@@ -289,8 +295,12 @@ def once(runs: Sequence[Run]) -> list[Table]:
 Counts = Callable[[Group, Protocol], Mapping[str, int]]
 
 
-def _counts(group: Group, protocol: Protocol) -> Mapping[str, int]:
-    return {"patches": group.patches, "places": len(group.places), **_pixel_counts(group, protocol)}
+def _patch_counts(group: Group, protocol: Protocol) -> Mapping[str, int]:
+    return {"patches": group.patches, **_pixel_counts(group, protocol)}
+
+
+def _place_counts(group: Group, protocol: Protocol) -> Mapping[str, int]:
+    return {"places": len(group.places), **_patch_counts(group, protocol)}
 
 
 def _parcel_counts(group: Group, protocol: Protocol) -> Mapping[str, int]:
@@ -320,8 +330,7 @@ def _parts(
         found = [[metrics.scores(of_seed[i].confusion, protocol) for of_seed in of_model] for of_model in parts]
         numbers = [f"{number:,}" for number in counts(group, protocol).values()]
         cells = [str(Spread.of([one[name] for one in of_model])) for of_model in found for name in BROKEN_DOWN]
-        worst = found[0][0]["pixel_accuracy"]
-        rows.append((worst, (group.name, *numbers, *cells)))
+        rows.append((Spread.of([one["pixel_accuracy"] for one in found[0]]).mean, (group.name, *numbers, *cells)))
     told = [_meant(models[0]), *([note] if note else []), "The mean IoU of a part averages the classes in it."]
     if len(rows) > MOST_ROWS:
         told.append(
