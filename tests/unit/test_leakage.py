@@ -44,7 +44,7 @@ def data(tmp_path_factory):
               for date in range(2)}  # fmt: skip
     for name, parts in (("random", loose), ("location", strict)):
         split = [
-            {"id": f"xx/{place:02d}/p{date}/0_0", "part": part, "group": str(n)} for (place, date), part in parts.items()
+            {"id": f"xx/{place:02d}/p{date}/0_0", "part": part, "group": str(place)} for (place, date), part in parts.items()
         ]
         write_table(root / "splits" / f"{name}.parquet", split, SPLIT_SCHEMA)
     return open_dataset(root)
