@@ -40,20 +40,19 @@ def taxonomy(shown: Shown) -> PaperTable:
     """Table 1: the paper's keywords and ours, and where they part."""
     found = list(dict.fromkeys(run.spec.taxonomy for run in shown.runs))
     columns = [*words("class"), *numbers("id")]
+    rows = [[crop.name, str(crop.id)] for crop in shown.taxonomy.classes]
     if shown.comparable:
         columns += words(f"{PAPER}: included", f"{PAPER}: excluded")
+        for row in rows:
+            row += paper.TABLE_1.row(row[0])
     for one in found:
-        columns += words(f"{one.name}: included", f"{one.name}: excluded")
-        columns += words("against the paper") if shown.comparable else []
-    rows = []
-    for crop in shown.taxonomy.classes:
-        printed = paper.TABLE_1.row(crop.name)
-        cells = [crop.name, str(crop.id), *(printed if shown.comparable else ())]
-        for one in found:
-            mine = one.classes[crop.id]
-            cells += [", ".join(mine.include) or ABSENT, ", ".join(mine.exclude) or ABSENT]
-            cells += [_difference(mine, *printed)] if shown.comparable else []
-        rows.append(cells)
+        if shown.comparable:
+            columns += words(f"{one.name}, against it")
+        else:
+            columns += words(f"{one.name}: included", f"{one.name}: excluded")
+        for row, crop in zip(rows, one.classes, strict=True):
+            mine = [", ".join(crop.include) or ABSENT, ", ".join(crop.exclude) or ABSENT]
+            row += [_difference(crop, *row[2:4])] if shown.comparable else mine
     notes = [*(_matching(one) for one in found), *(_unmapped(one) for one in shown.datasets)]
     return made(paper.TABLE_1, columns, rows, shown.why_not, *notes)
 
@@ -71,21 +70,22 @@ def _unmapped(one: Composition) -> str:
     labels = config.get("labels") if isinstance(config, Mapping) else None
     if not isinstance(labels, Mapping) or not {"unmapped", "ambiguous"} <= set(labels):
         return ""
+    unmapped, several = (str(labels[key]).replace("ignore", "unknown (255)") for key in ("unmapped", "ambiguous"))
     return (
-        f"Crops that match no keyword are background in the paper; in {one.name} the rule for them is "
-        f"{labels['unmapped']}, and for those that match several classes {labels['ambiguous']}"
+        f"A crop that matches no keyword is background in the paper; in {one.name} it is {unmapped}, and one that "
+        f"matches several classes {several}"
     )
 
 
 def _difference(crop: CropClass, include: str, exclude: str) -> str:
     """How a class's keywords part from those that the paper prints."""
     told = []
-    for what, mine, printed in (("includes", crop.include, include), ("excludes", crop.exclude, exclude)):
+    for what, mine, printed in (("", crop.include, include), ("excludes ", crop.exclude, exclude)):
         theirs = [] if printed == ABSENT or crop.id == BACKGROUND else printed.split(", ")
         if more := [word for word in mine if word not in theirs]:
-            told.append(f"{what} also {', '.join(more)}")
+            told.append(f"{what}also {', '.join(more)}")
         if less := [word for word in theirs if word not in mine]:
-            told.append(f"{what} not {', '.join(less)}")
+            told.append(f"{what}not {', '.join(less)}")
     return "; ".join(told) or "same"
 
 
