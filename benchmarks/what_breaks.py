@@ -263,30 +263,28 @@ class Study:
 
 def tasks(errors: Sequence[Error]):
     """All that is measured, the cheap first: error, model, where, set."""
-    sets = [(name, where) for name in SPLIT for where in ("evaluation",)]
-    for name, where in sets:
-        for error in errors:
-            yield from ((error, model, where, name) for model in error.models if error.evaluated)
+    alone = [(error, model, "evaluation") for error in errors for model in error.models if error.evaluated]
+    yield from ((*one, "embedded") for one in alone)
     for model in (FOREST, NET):
-        for error in errors:
-            if model in error.trained:
-                # Leaked test places are what the error is about: there is no wrong evaluation without the training.
-                yield from ((error, model, where, "embedded") for where in ("training", "both") if error.evaluated)
-                yield from ((error, model, "both", "embedded") for _ in range(not error.evaluated))
+        for error in (one for one in errors if model in one.trained):
+            # Leaked test places are what that error is about: there is no wrong evaluation without the training.
+            yield from ((error, model, where, "embedded") for where in ("training", "both")[not error.evaluated :])
+        if model == FOREST:
+            yield from ((*one, "embedded_unseen") for one in alone)
 
 
 def measure_all(study: Study, errors: Sequence[Error]):
-    """Every cost, with p-values corrected for their number."""
+    """Every cost, with p-values corrected for their number; ``costs.json`` holds what is known so far."""
     study.prepare()
     rows = []
     for error, model, where, name in track(list(tasks(errors)), "measuring"):
         row = study.cost(error, model, where, name)
-        say(f"{error.name}, {model}, {PLACES[where]}, {name}: {cell(row)}")
         rows.append(row)
-    known = {str(i): row["p"] for i, row in enumerate(rows) if row["p"] is not None}
-    for i, p in holm(known).items():
-        rows[int(i)]["holm"] = p
-    storage.write_json(study.work / "costs.json", rows)
+        known = {str(i): row["p"] for i, row in enumerate(rows) if row["p"] is not None}
+        for i, p in holm(known).items():
+            rows[int(i)]["holm"] = p
+        storage.write_json(study.work / "costs.json", rows)
+        say(f"{error.name}, {model}, {PLACES[where]}, {name}: {cell(row)}")
     return rows
 
 
@@ -330,10 +328,11 @@ def main(arguments=None, errors=ERRORS):
     parser.add_argument("--work", type=Path, default=Path("outputs/what_breaks"), help="wrong data, runs and scores")
     parser.add_argument("--nets", type=Path, help="runs of experiment=demo to take instead of training them")
     parser.add_argument("--fast", action="store_true", help="tiny data, one seed: tries the script, measures nothing")
+    parser.add_argument("--so-far", action="store_true", help="show what was measured until now, measure nothing")
     parser.add_argument("--write", type=Path, help="put the tables between the marks of this Markdown page")
     chosen = parser.parse_args(arguments)
     study = Study(chosen.data, chosen.work, FAST if chosen.fast else FULL, chosen.nets)
-    rows = measure_all(study, errors)
+    rows = storage.read_json(study.work / "costs.json") if chosen.so_far else measure_all(study, errors)
     for title, head, body in tables(rows, errors):
         table(title, head, body)
     say("Cost in points of mIoU (95 % interval); negative: the error makes the score look better; [ ]: may be none.")

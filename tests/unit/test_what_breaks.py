@@ -131,11 +131,8 @@ def test_the_script_runs_is_resumed_and_scores_as_evaluate_does(wrong, tmp_path,
     from cropseg.evaluate import EvaluationSet, evaluate
     from cropseg.runs import open_run
 
-    chosen = [
-        replace(one, models=(what_breaks.FOREST,), trained=(what_breaks.FOREST,))
-        for one in what_breaks.ERRORS
-        if one.name in ("swapped_colours", "leaked")
-    ]
+    of = {one.name: replace(one, models=(what_breaks.FOREST,), trained=()) for one in what_breaks.ERRORS}
+    chosen = [of["swapped_colours"], replace(of["leaked"], trained=(what_breaks.FOREST,))]
     given = ["--fast", "--data", str(tiny_data()), "--work", str(tmp_path), "--write", str(tmp_path / "page.md")]
     (tmp_path / "page.md").write_text("\n".join(["before", *what_breaks.MARKS, "after"]))
     what_breaks.main(given, chosen)
@@ -144,10 +141,11 @@ def test_the_script_runs_is_resumed_and_scores_as_evaluate_does(wrong, tmp_path,
     assert page.endswith("after")
     assert "red and blue exchanged" in page
     rows = json.loads((tmp_path / "costs.json").read_text())
-    assert {(row["error"], row["where"]) for row in rows} == {
-        ("swapped_colours", "evaluation"), ("swapped_colours", "training"), ("swapped_colours", "both"),
-        ("leaked", "both"),
-    }  # fmt: skip
+    assert {(row["error"], row["where"], row["set"]) for row in rows} == {
+        ("swapped_colours", "evaluation", "embedded"),
+        ("swapped_colours", "evaluation", "embedded_unseen"),
+        ("leaked", "both", "embedded"),
+    }
     run = open_run(next(iter(Path(tmp_path / "runs").glob("right_forest/*/spec.json"))).parent)
     (stored,) = (tmp_path / "scored").glob(f"right_forest_*/{tiny_data().name}/embedded.json")
     total = np.sum([np.array(one) for one in json.loads(stored.read_text()).values()], axis=0)
