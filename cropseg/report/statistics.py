@@ -19,7 +19,7 @@ from cropseg.seeds import group_labels
 BINS: Final = 10
 """Of a reliability diagram."""
 
-LONG: Final = 12
+LONG: Final = 8
 """Tables of more rows are folded away."""
 
 PARTS: Final[tuple[tuple[str, str, Callable[[Sequence[Run]], list[Table]]], ...]] = (
@@ -38,6 +38,7 @@ PARTS: Final[tuple[tuple[str, str, Callable[[Sequence[Run]], list[Table]]], ...]
     ),
     ("Field edges", "Pixels near the edge of a parcel mix two crops; those inside do not.", depth.boundary),
     ("Whole parcels", "A parcel counted once, by the class that most of its pixels have.", depth.parcels),
+    ("Overlapping windows", "Every window counted, as the paper does, and each ground pixel once.", depth.once),
     ("Breakdowns", "The same scores by country, date, cloud and place.", depth.breakdowns),
 )
 """Parts of the chapter: heading, what they answer, and their tables."""
@@ -50,14 +51,14 @@ def section(runs: Sequence[Run]) -> Section:
         blocks += [Heading(heading), Words(answer)]
         if tables is depth.calibration:
             blocks += _reliability(runs)
-        blocks += _blocks(tables(runs))
+        blocks += _blocks(tables(runs), longest=0 if tables is depth.breakdowns else LONG)
     return Section("statistics", "How sure, and where wrong", tuple(blocks))
 
 
-def _blocks(found: Sequence[Table]) -> list[Block]:
-    """Tables, the long ones folded away; the same reason for several missing ones is told once."""
+def _blocks(found: Sequence[Table], longest: int) -> list[Block]:
+    """Tables, those of more rows folded away; the same reason for several missing ones is told once."""
     blocks: list[Block] = [
-        Fold(one.title, (Grid(one, by_class=True),)) if len(one.rows) > LONG else Grid(one, by_class=True)
+        Fold(one.title, (Grid(one, by_class=True),)) if len(one.rows) > longest else Grid(one, by_class=True)
         for one in found
         if one.rows
     ]

@@ -8,6 +8,7 @@ import pytest
 from factory import make_dataset
 from fakes import Hashed, Majority, Nearest, make_run, spec_for, with_predictor
 from PIL import Image
+from reports import IMPORTANCES, Sure, two_runs
 
 from cropseg import details, metrics
 from cropseg.core import storage
@@ -20,29 +21,6 @@ from cropseg.report.build import build_report
 from cropseg.runs import Run, label, open_run, open_runs
 from cropseg.scores import MEANS, SIMULATED_NOTE
 from cropseg.seeds import SeedScores
-
-TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
-
-IMPORTANCES = {
-    "kind": "mean decrease in impurity",
-    "features": [{"name": "B02", "importance": 0.25}, {"name": "B08", "importance": 0.75}],
-}
-
-
-def _classify(self, images):
-    return self.labels(images), self.probabilities(images).max(axis=1)
-
-
-class Sure(Nearest):
-    """Tells how sure it is."""
-
-    classify = _classify
-
-
-class SureHashed(Hashed):
-    """Tells how sure it is, which it always is."""
-
-    classify = _classify
 
 
 class Page(HTMLParser):
@@ -75,28 +53,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
-    own = make_dataset(folder / "own", n=10, size=32, nodata=True, ignored=True)
-    away = make_dataset(folder / "away", n=4, size=24, parts=TEST_ONLY, protocol="crop", name="away", seed=4)
-    spec = spec_for(own)
-    found = []
-    for name, predictor, loss in (
-        ("unet", Sure(spec), {"terms": {"ce": {"weight": [0.25, *range(1, 11)]}}}),
-        ("forest", SureHashed(spec), None),
-    ):
-        path = make_run(folder / "runs" / name, spec, own, model=name, loss=loss, seed=1)
-        found.append(with_predictor(open_run(path), predictor))
-    storage.write_json(found[1].path / "importances.json", IMPORTANCES)
-    (found[1].path / "metrics.csv").unlink()
-    sets = [
-        EvaluationSet("internal", None, None, note="held-out"),
-        EvaluationSet("away", str(away.root), "location", protocol="crop"),
-    ]
-    evaluate_runs(found, sets)
-    return [
-        with_predictor(open_run(found[0].path), Sure(spec)),
-        with_predictor(open_run(found[1].path), SureHashed(spec)),
-    ]
+    return two_runs(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")

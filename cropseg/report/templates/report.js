@@ -146,10 +146,15 @@
     if (step) { event.preventDefault(); show(at + step); }
   });
 
+  // What is folded away is printed too, but for the configurations.
+  const folds = all("details.fold");
+  addEventListener("beforeprint", () => folds.forEach((one) => { one.dataset.was = one.open; one.open = true; }));
+  addEventListener("afterprint", () => folds.forEach((one) => { one.open = one.dataset.was === "true"; }));
+
   // Contents: the chapter being read is marked.
   const links = new Map(all("nav a").map((link) => [link.hash.slice(1), link]));
   const watch = new IntersectionObserver((seen) => {
     for (const one of seen) links.get(one.target.id)?.classList.toggle("here", one.isIntersecting);
-  }, { rootMargin: "-20% 0px -70% 0px" });
+  }, { rootMargin: "-20% 0px -79% 0px" });
   all("section[id]").forEach((section) => watch.observe(section));
 })();
