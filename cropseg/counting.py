@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.ndimage import distance_transform_edt
 
 from cropseg import metrics
 from cropseg.calibration import BINS, STEPS, Reliability, bins_of
@@ -28,6 +27,12 @@ from cropseg.metrics import Confusion, Protocol
 
 BANDS_PX: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 """Where bands of distance to the edge begin, in pixels; a pixel that touches an edge has distance 0."""
+
+REACH: Final = int(BANDS_PX[-1])
+"""Distance in pixels beyond which all is one band."""
+
+_BAND_OF: Final = np.digitize(np.sqrt(np.arange(REACH**2 + 1)), BANDS_PX[1:]).astype(np.uint8)
+"""Band by the square of the distance."""
 
 BANDS_HA: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Where bands of parcel size begin, in hectares."""
@@ -110,16 +115,17 @@ def count(
         InputError: A predicted label is no class.
     """
     confusion = metrics.confusion_matrix(truth[counted], predicted[counted], classes)
-    cell = truth[counted].astype(np.int64) * classes + predicted[counted]
+    known, mapped = truth[counted], predicted[counted]
+    cell = known.astype(np.int64) * classes + mapped
     cells = classes * classes
-    band = np.digitize(edge_distance(truth if parcels is None else parcels), BANDS_PX[1:])[counted]
+    band = edge_bands(truth if parcels is None else parcels)[counted].astype(np.int64)
     boundary = np.bincount(band * cells + cell, minlength=len(BANDS_PX) * cells)
     own = None if mine is None else mine[counted]
     histogram = sums = None
     if confidence is not None:
-        of_crop = (truth[counted] != BACKGROUND).astype(np.int64)
+        of_crop = (known != BACKGROUND).astype(np.int64)
         claimed = confidence[counted].astype(np.float64)
-        right = truth[counted] == predicted[counted]
+        right = known == mapped
         place = bins_of(claimed)
         histogram = np.bincount((of_crop * 2 + right) * BINS + place, minlength=4 * BINS).reshape(2, 2, BINS)
         added = np.bincount(of_crop * BINS + place, weights=claimed, minlength=2 * BINS).reshape(2, BINS)
@@ -134,10 +140,23 @@ def count(
     )
 
 
-def edge_distance(labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Distance in pixels to the nearest pixel that touches an edge; infinite in a patch without an edge.
+def edge_bands(labels: npt.NDArray[Any]) -> UInt8Array:
+    """Which band of distance to the nearest edge each pixel lies in, see :data:`BANDS_PX`; the last without an edge.
+
+    Args:
+        labels: Parcel numbers or classes, (height, width).
+    """
+    found: UInt8Array = _BAND_OF[squared_edge_distance(labels)]
+    return found
+
+
+def squared_edge_distance(labels: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    """Square of the distance in pixels to the nearest pixel that touches an edge, at most :data:`REACH`².
 
     An edge lies between two pixels that share a side and differ. The border of the patch is none.
+
+    Distances along the rows come first, then the least sum of squares along the columns (Saito and Toriwaki, 1994,
+    doi:10.1016/0031-3203(94)90133-3); no further than is asked for, in a tenth of the time of a whole transform.
 
     Args:
         labels: Parcel numbers or classes, (height, width).
@@ -148,10 +167,16 @@ def edge_distance(labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     touches[:-1] |= down
     touches[:, 1:] |= across
     touches[:, :-1] |= across
-    if not touches.any():
-        return np.full(labels.shape, np.inf)
-    found: npt.NDArray[np.float64] = distance_transform_edt(~touches)
-    return found
+    along = np.where(touches, 0, REACH).astype(np.uint16)
+    for _ in range(REACH - 1):
+        np.minimum(along[:, 1:], along[:, :-1] + 1, out=along[:, 1:])
+        np.minimum(along[:, :-1], along[:, 1:] + 1, out=along[:, :-1])
+    along *= along
+    best = along.copy()
+    for step in range(1, REACH):
+        np.minimum(best[step:], along[:-step] + step * step, out=best[step:])
+        np.minimum(best[:-step], along[step:] + step * step, out=best[:-step])
+    return np.minimum(best, REACH * REACH, out=best)
 
 
 def _by_parcel(

@@ -12,13 +12,23 @@ from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import Erratic, cut, make_scene
+from scipy.ndimage import distance_transform_edt
 
 from cropseg import details
 from cropseg.calibration import BINS
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import open_dataset
-from cropseg.counting import BANDS_HA, BANDS_PX, FROM_PARCELS, FROM_TRUTH, PARCEL_YEAR, PLACE, edge_distance, numbered
+from cropseg.counting import (
+    BANDS_HA,
+    BANDS_PX,
+    FROM_PARCELS,
+    FROM_TRUTH,
+    PARCEL_YEAR,
+    PLACE,
+    numbered,
+    squared_edge_distance,
+)
 from cropseg.evaluate import EvaluationSet, evaluate_runs, examine
 from cropseg.overlaps import neighbours, owned
 from cropseg.runs import open_run
@@ -194,8 +204,18 @@ def test_where_only_some_patches_know_parcels_both_are_told():
 def test_an_edge_has_two_sides_and_the_border_of_a_patch_is_none():
     labels = np.zeros((6, 9), np.uint32)
     labels[:, 4:] = 7
-    np.testing.assert_array_equal(edge_distance(labels), np.tile([3, 2, 1, 0, 0, 1, 2, 3, 4], (6, 1)))
-    assert np.isinf(edge_distance(np.full((3, 3), 5, np.uint32))).all()
+    expected = np.array([3, 2, 1, 0, 0, 1, 2, 3, 4]) ** 2
+    np.testing.assert_array_equal(squared_edge_distance(labels), np.tile(expected, (6, 1)))
+    assert (squared_edge_distance(np.full((3, 3), 5, np.uint32)) == 64).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 30), st.sampled_from([0.001, 0.01, 0.1]))
+def test_distances_to_the_edge_equal_the_whole_transform(seed, height, width, share):
+    labels = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
+    touches = np.array([[d == 0 for d in row] for row in brute_distance(labels)])
+    whole = distance_transform_edt(~touches) if touches.any() else np.full(labels.shape, np.inf)
+    np.testing.assert_allclose(np.sqrt(squared_edge_distance(labels)), np.minimum(whole, 8), rtol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
