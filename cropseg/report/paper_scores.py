@@ -85,6 +85,11 @@ def _names(models: Sequence[Model]) -> str:
     return ", ".join(model.label for model in models)
 
 
+def _notes(shown: Shown, key: str) -> str:
+    found = (one.note for scored in _scored(shown, key)[0] for one in scored.evaluations)
+    return "; ".join(dict.fromkeys(note for note in found if note)) or "the same files in another way"
+
+
 def _caveats(shown: Shown, keys: Sequence[str]) -> str:
     return caveats({key: [one for found in _scored(shown, key)[0] for one in found.evaluations] for key in keys})
 
@@ -222,7 +227,8 @@ def regions(shown: Shown) -> PaperTable:
     columns = [*words("evaluation set", FIGURES_OF), *numbers(*paper.TABLE_12.columns[1:])]
     rows: list[Sequence[str]] = []
     belgian = ("be_vlg_2021", "be_wal_2021")
-    others = [name for name in set_names(shown.runs) if name not in SETS and "+" not in name]
+    crossed = [name for key in ("dacia5", "pastis") for name in _variants(shown, key)]
+    others = [name for name in set_names(shown.runs) if name not in (*SETS, *crossed) and "+" not in name]
     for name in (*belgian, *others):
         if name in belgian and shown.comparable:
             rows.append((name, PAPER, *paper.TABLE_12.row(name)))
@@ -243,6 +249,11 @@ def regions(shown: Shown) -> PaperTable:
     return made(paper.TABLE_12, columns, rows, *notes)
 
 
+def _variants(shown: Shown, key: str) -> list[str]:
+    """Sets made of the same files in another way, such as under the radiometric choice that was refused."""
+    return [name for name in set_names(shown.runs) if name.startswith(f"{key}_") and "+" not in name]
+
+
 def cross(shown: Shown) -> PaperTable:
     """Table 13: DACIA5 and PASTIS; the paper's rows on crop pixels are rebuilt from its Table 14."""
     columns = [*words("protocol", FIGURES_OF), *numbers(*paper.TABLE_13.columns[1:])]
@@ -261,9 +272,15 @@ def cross(shown: Shown) -> PaperTable:
             rows.append((row[0], one.title, one.patches, *one.cells(*((protocol, name) for name in keys))))
         if left:
             rows.append((row[0], _names(left), ABSENT, *_no(len(keys))))
+        for variant in _variants(shown, key):
+            for one in _scored(shown, variant)[0]:
+                cells = one.cells(*((protocol, name) for name in keys))
+                rows.append((f"{variant}, {PROTOCOLS[protocol]}", one.title, one.patches, *cells))
+    told = {name: _notes(shown, name) for key in ("dacia5", "pastis") for name in _variants(shown, key)}
+    notes += [f"{name} is not in the paper: {note}" for name, note in told.items()]
     if shown.comparable:
         notes.append("The row of all valid pixels of DACIA5 is quoted: the paper prints no class figures of it")
-    notes += [_caveats(shown, ["dacia5", "pastis"]), evaluate_commands(shown, ["dacia5", "pastis"])]
+    notes += [_caveats(shown, ["dacia5", "pastis", *told]), evaluate_commands(shown, ["dacia5", "pastis"])]
     return made(paper.TABLE_13, columns, rows, *notes)
 
 

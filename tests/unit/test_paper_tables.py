@@ -43,12 +43,11 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("paper")
     own = make_dataset(root / "own", n=10, size=16, nodata=True, ignored=True)
     away = make_dataset(root / "away", n=3, size=16, parts=TEST_ONLY, protocol="crop", name="dacia5", simulated=False)
-    spec = spec_for(own, patch_size=16)
     net, forest = spec_for(own, patch_size=16, model=NET), spec_for(own, patch_size=16, model=FOREST)
     config = {"loss": LOSS, "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.003}, "epochs": 11}
     internal = EvaluationSet("internal", None, None)
     dacia5 = EvaluationSet("dacia5", str(away.root), "location", protocol="crop")
-    for seed, predictor in enumerate((Nearest(spec), Majority(spec, 3))):
+    for seed, predictor in enumerate((Nearest(net), Majority(net, 3))):
         path = make_run(root / "runs" / f"{seed}_net", net, own, model="unet4gn_small", seed=seed, **config)
         weights = {"a": torch.zeros(3, 2), "norm.running_mean": torch.zeros(7)}
         torch.save(weights, path / "weights.pt")
@@ -158,6 +157,19 @@ def test_our_scores_are_those_of_the_stored_matrices_over_seeds(tables, runs):
     assert rows[0][-1] == f"{np.mean(crop):.4f} ({min(crop):.4f} … {max(crop):.4f})"
     assert "trained on simulated" in rows[0][1]
     assert "Simulated: measures the software" in tables[9].note
+
+
+def test_the_other_choice_stands_beside_a_foreign_sets_score(folder, tmp_path):
+    shutil.copytree(folder / "runs" / "0_net", tmp_path / "r")
+    stored = storage.read_json(tmp_path / "r" / "evaluation" / "dacia5.json")
+    other = {**stored, "set": "dacia5_other_offset", "note": "the refused offset"}
+    storage.write_json(tmp_path / "r" / "evaluation" / "dacia5_other_offset.json", other)
+    found = paper_tables([open_run(tmp_path / "r")])
+    check(found)
+    rows = {row[0]: row[3:] for row in found[12].table.rows if "unet4gn_small, one seed" in row[1]}
+    assert rows["dacia5_other_offset, labelled crop pixels"] == rows["DACIA5, labelled crop pixels"]
+    assert "dacia5_other_offset is not in the paper: the refused offset." in found[12].note
+    assert not any("dacia5" in cell for row in found[11].table.rows for cell in row)
 
 
 def test_what_was_not_evaluated_says_so_and_how_to(tables):
