@@ -117,7 +117,14 @@ def test_a_function_that_fails_or_answers_oddly_is_told_so():
     def fails(confusion):
         raise ValueError("empty")
 
+    def fails_once(confusion):
+        if not confusion.sum():
+            raise ValueError("empty")
+        return {"pixel_accuracy": np.trace(confusion) / confusion.sum()}
+
     assert all(one.differs for one in kit.run(fails, CASES, "confusion"))
+    differing = [(one.case, one.score) for one in kit.run(fails_once, CASES, "confusion") if one.differs]
+    assert differing == [("all_ignored", "pixel_accuracy"), ("empty_matrix", "pixel_accuracy")]
     with pytest.raises(InputError, match="mapping"):
         kit.run(lambda confusion: 0.5, CASES, "confusion")
     with pytest.raises(InputError, match="no score of that name"):
