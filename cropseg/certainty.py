@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from cropseg.calibration import recalibrated
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.counting import PARCEL_YEAR, PLACE
-from cropseg.intervals import Interval, compare_all, holm, intervals
+from cropseg.intervals import LEAST_SEEDS, Interval, compare_all, holm, intervals
 from cropseg.overlaps import RULE
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, Evaluation, format_score
@@ -28,6 +30,8 @@ COVERAGE: Final = 0.8
 DRAWN_OVER: Final = {PLACE: "places", PARCEL_YEAR: "parcels and years"}
 """What clusters are, in the plural."""
 
+EARLIER: Final = "evaluated by an earlier version"
+
 Row = tuple[str, ...]
 
 INTERVAL_COLUMNS: Final = ("model", "set", "protocol", *(MEANS[key][0] for key in SCORES), "drawn over", "of")
@@ -38,24 +42,39 @@ CONFIDENCE_COLUMNS: Final = (
 
 
 def interval_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
-    """A row a run and set: scores under the set's protocol with 95 % intervals, or why there are none."""
+    """Scores under the set's protocol with 95 % intervals, or why there are none.
+
+    A row a run and set; and one for the way of training, where runs differ in their seed and are three or more.
+    """
     rows: list[Row] = []
+    groups = seed_groups(runs)
     for run in runs:
-        for key in (one for one in keys if one in run.evaluations):
-            evaluation, found = run.evaluations[key], run.details(key)
-            head = (label(run, runs), key, PROTOCOLS[evaluation.protocol])
-            if found is None:
-                rows.append((*head, *("n/a" for _ in SCORES), "evaluated by an earlier version", ""))
-                continue
-            try:
-                means = intervals([found.clusters], evaluation.protocol).means
-            except InputError as error:
-                scores = evaluation.scores(evaluation.protocol)
-                rows.append((*head, *(format_score(scores[one]) for one in SCORES), _reason(error), ""))
-                continue
-            over = f"{means[SCORES[0]].clusters} {DRAWN_OVER[found.clusters_are]}"
-            rows.append((*head, *(format_interval(means[one]) for one in SCORES), over, "this fitted model"))
+        rows += [_interval_row(label(run, runs), [run], key) for key in keys if key in run.evaluations]
+    for group, name in zip(groups, group_labels(groups), strict=True):
+        for key in keys:
+            scored = [run for run in group if key in run.evaluations]
+            if len(scored) >= LEAST_SEEDS and len({_patches(run.evaluations[key]) for run in scored}) == 1:
+                rows.append(_interval_row(name, scored, key))
     return rows
+
+
+def _interval_row(name: str, runs: Sequence[Run], key: str) -> Row:
+    evaluation = runs[0].evaluations[key]
+    protocol = evaluation.protocol
+    head = (name, key, PROTOCOLS[protocol])
+    of = "this fitted model" if len(runs) == 1 else f"training anew, {len(runs)} seeds"
+    stored = [run.details(key) for run in runs]
+    found = [one for one in stored if one is not None]
+    values = [np.mean([run.evaluations[key].scores(protocol)[score] for run in runs]) for score in SCORES]
+    plain = tuple(format_score(float(value)) for value in values)
+    if len(found) < len(stored):
+        return (*head, *plain, EARLIER, of)
+    try:
+        means = intervals([one.clusters for one in found], protocol).means
+    except InputError as error:
+        return (*head, *plain, _reason(error), of)
+    over = f"{means[SCORES[0]].clusters} {DRAWN_OVER[found[0].clusters_are]}"
+    return (*head, *(format_interval(means[score]) for score in SCORES), over, of)
 
 
 def comparison_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[Row]:
