@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     root = Path(cfg.root)
     if root.name in EMBEDDED:
         ensure(root)
-    more_splits.add(root, {name: instantiate(one) for name, one in cfg.splits.items()})
+    more_splits.add(root, {name: instantiate(one) for name, one in cfg.splits.items()}, even=cfg.even, seed=cfg.seed)
 
 
 if __name__ == "__main__":

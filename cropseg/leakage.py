@@ -169,8 +169,12 @@ def by_split(runs: Sequence[Run]) -> dict[str, list[Run]]:
     if len(groups) < 2:
         remedy = "train under several: python train.py experiment=leakage"
         raise MismatchError("all runs were trained under one split", ", ".join(groups), remedy)
-    order = [split for split in dict.fromkeys((*ORDER, *groups)) if split in groups]
-    return {split: groups[split] for split in order}
+
+    def rank(split: str) -> int:
+        kind = split.removesuffix("_even")  # of splits.py even=true
+        return ORDER.index(kind) if kind in ORDER else len(ORDER)
+
+    return {split: groups[split] for split in sorted(groups, key=rank)}
 
 
 def gaps(found: Sequence[SplitScore], score: str, protocol: Protocol) -> list[Gap]:

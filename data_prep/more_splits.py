@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -13,11 +15,14 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError, CropsegError, InputError
 from cropseg.core.manifest import PARTS, SPLIT_SCHEMA, read_table, write_table
 from cropseg.core.progress import say, table, warn
-from data_prep.places import Patches
+from data_prep.places import Patches, uniform
 from data_prep.split import BUFFER, Split, proof
 
+EVEN: Final = "_even"
+"""What the name of a split with a thinned training part ends in."""
 
-def add(root: str | Path, splits: Mapping[str, Split]) -> list[str]:
+
+def add(root: str | Path, splits: Mapping[str, Split], *, even: bool = False, seed: int = 0) -> list[str]:
     """Draw the splits that a finished dataset lacks.
 
     A split that it has stays as it is, however it was drawn: a model may have been trained on it. One that cannot be
@@ -25,7 +30,11 @@ def add(root: str | Path, splits: Mapping[str, Split]) -> list[str]:
 
     Args:
         root: The dataset's folder.
-        splits: The splits; the keys are the names that errors use.
+        splits: The splits; any keys.
+        even: Whether each is also written as ``<name>_even``, its training part thinned at random to as many patches as
+            the smallest one of all has. Where a model does worse under the stricter split still, it is not for lack of
+            patches.
+        seed: Of the thinning.
 
     Returns:
         Names of all splits wanted that the dataset now has.
@@ -46,7 +55,8 @@ def add(root: str | Path, splits: Mapping[str, Split]) -> list[str]:
     except Timeout:
         raise InputError(f"another prepare.py is at work on {root}", None, "wait until it ends") from None
     try:
-        return _draw(root, splits)
+        there = _draw(root, splits)
+        return there + _even(root, [one for one in splits.values() if one.name in there], seed) if even else there
     finally:
         lock.release()
 
@@ -77,6 +87,31 @@ def _draw(root: Path, splits: Mapping[str, Split]) -> list[str]:
         columns = ("split", *PARTS, "left out", "least distance m", "overlapping pairs", "classes a part lacks")
         table(f"splits drawn over the {manifest.num_rows} patches of {root}", columns, shown)
     return there
+
+
+def _even(root: Path, splits: Sequence[Split], seed: int) -> list[str]:
+    manifest = read_table(root / "manifest.parquet")
+    tables = {one.name: read_table(root / "splits" / f"{one.name}.parquet").to_pylist() for one in splits}
+    known = set(manifest["id"].to_pylist())
+    learned = {
+        name: sorted(
+            (row["id"] for row in rows if row["part"] == "train" and row["id"] in known), key=partial(uniform, seed)
+        )
+        for name, rows in tables.items()
+    }
+    least = min(len(ids) for ids in learned.values())
+    found = []
+    for split in splits:
+        thinned = replace(split, name=split.name + EVEN)  # type: ignore[type-var]
+        left_out = set(learned[split.name][least:])
+        rows = [{**row, "part": BUFFER if row["id"] in left_out else row["part"]} for row in tables[split.name]]
+        if (root / "splits" / f"{thinned.name}.parquet").is_file():
+            say(f"split {thinned.name} is there already and stays as it is")
+        else:
+            write(root, thinned, rows, proof(thinned, manifest, rows))
+        found.append(thinned.name)
+    say(f"{', '.join(found)}: as those without {EVEN}, with {least} training patches each")
+    return found
 
 
 def write(root: Path, split: Split, rows: list[dict[str, str]], report: Mapping[str, Any]) -> Counter[str]:

@@ -44,7 +44,8 @@ def data(tmp_path_factory):
               for date in range(2)}  # fmt: skip
     for name, parts in (("random", loose), ("location", strict)):
         split = [
-            {"id": f"xx/{place:02d}/p{date}/0_0", "part": part, "group": str(place)} for (place, date), part in parts.items()
+            {"id": f"xx/{place:02d}/p{date}/0_0", "part": part, "group": str(place)}
+            for (place, date), part in parts.items()
         ]
         write_table(root / "splits" / f"{name}.parquet", split, SPLIT_SCHEMA)
     return open_dataset(root)
@@ -137,6 +138,11 @@ def test_runs_that_differ_in_more_than_split_and_seed_are_refused(sweep, data, c
     ]
     assert "seed 2 under split location is there already" in " ".join(capsys.readouterr().err.split())
     add(data, sweep, 7, "location", 3, lr=2)
+    runs = [open_run(sweep / "0_fake"), open_run(sweep / "3_fake")]
+    even = [
+        dataclasses.replace(one, spec=dataclasses.replace(one.spec, split=f"{one.spec.split}_even")) for one in runs
+    ]
+    assert list(by_split(even)) == ["random_even", "location_even"]
     with pytest.raises(MismatchError, match="differ in lr"):
         tabulate(str(sweep), sweep)
     with pytest.raises(MismatchError, match="one split"):

@@ -270,6 +270,17 @@ def test_missing_splits_are_added_and_those_there_stay(tmp_path, capsys):
     assert (root / "splits" / "random.parquet").read_bytes() == before
     parts = [r["part"] for r in pq.read_table(root / "splits" / "location.parquet").to_pylist()]
     assert set(parts) == {"train", "val", "test"}
+    assert more_splits.add(root, wanted, even=True) == ["random", "location", "random_even", "location_even"]
+    read = {name: pq.read_table(root / "splits" / f"{name}.parquet").to_pylist()
+            for name in ("random", "location", "random_even", "location_even")}  # fmt: skip
+    learned = {name: {r["id"] for r in rows if r["part"] == "train"} for name, rows in read.items()}
+    least = min(len(learned["random"]), len(learned["location"]))
+    for name in ("random", "location"):
+        assert len(learned[f"{name}_even"]) == least
+        assert learned[f"{name}_even"] <= learned[name]
+        for part in ("val", "test"):
+            one, other = ({r["id"] for r in read[kind] if r["part"] == part} for kind in (name, f"{name}_even"))
+            assert one == other
     with pytest.raises(ConfigError, match="two countries"):
         more_splits.add(root, {"c": CountrySplit()})
     with pytest.raises(ConfigError, match="no split was named"):
