@@ -1,4 +1,4 @@
-"""Write one HTML page about finished runs: python report.py run=[a,b] out=report.html."""
+"""Write a page, Markdown and LaTeX about finished runs: python report.py run=[a,b] out=report.html."""
 
 from __future__ import annotations
 

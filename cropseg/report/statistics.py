@@ -56,14 +56,18 @@ def section(runs: Sequence[Run]) -> Section:
 
 
 def _blocks(found: Sequence[Table], longest: int) -> list[Block]:
-    """Tables, those of more rows folded away; the same reason for several missing ones is told once."""
-    blocks: list[Block] = [
-        Fold(one.title, (Grid(one, by_class=True),)) if len(one.rows) > longest else Grid(one, by_class=True)
-        for one in found
-        if one.rows
-    ]
-    reasons = dict.fromkeys(one.note or f"{one.title}: nothing is stored." for one in found if not one.rows)
-    return [*blocks, *(Missing(reason) for reason in reasons)]
+    """Tables, those of more rows folded away but the first; the same reason for several missing ones is told once."""
+    blocks: list[Block] = []
+    reasons: dict[str, list[str]] = {}
+    for one in found:
+        grid = Grid(one, by_class=True)
+        if not one.rows:
+            reasons.setdefault(one.note or "Nothing is stored.", []).append(one.title)
+        elif len(one.rows) > longest and (blocks or not longest):
+            blocks.append(Fold(one.title, (grid,)))
+        else:
+            blocks.append(grid)
+    return [*blocks, *(Missing(f"{', '.join(titles)}: {reason}") for reason, titles in reasons.items())]
 
 
 def _reliability(runs: Sequence[Run]) -> list[Block]:

@@ -159,7 +159,8 @@ def to_latex(report: Report, files: Files) -> str:
         lines.append(rf"\textbf{{Simulated data.}} {escape(report.warning)}")
     lines.append(r"\tableofcontents")
     for section in report.sections:
-        lines.append(rf"\section{{{escape(section.title)}}}")
+        # Floats of the section before are set first: LaTeX holds back but a few.
+        lines.append(rf"\clearpage\section{{{escape(section.title)}}}")
         for block in section.blocks:
             lines += _latex(block, report, files)
     lines += [r"\medskip\hrule\medskip", rf"{{\small {escape(report.sources)}}}", r"\end{document}"]
@@ -174,6 +175,8 @@ def _latex(block: Block, report: Report, files: Files) -> Iterator[str]:
             yield rf"\subsection*{{{escape(block.text)}}}"
         case Bullets():
             yield _items(escape(item) for item in block.items)
+        case Grid() if block.anchor.startswith("table-"):
+            yield block.table.to_latex(block.anchor).rstrip()
         case Grid() | Grouped() | Bars():
             yield _longtable(block.table)
         case Matrix():
