@@ -112,7 +112,16 @@ def rank(
         rows.append(Row(label, tuple(members), cells))
     places = sorted(
         {place for row in rows for place in row.cells},
-        key=lambda one: (one.key != "internal", one.key, one.dataset, one.split, one.part, one.protocol, one.digest),
+        key=lambda one: (
+            one.key != "internal",
+            one.key,
+            one.dataset,
+            one.split,
+            one.part,
+            one.protocol,
+            one.digest,
+            one.classes,
+        ),
     )
     if sort == "name":
         return places, sorted(rows, key=lambda row: row.label)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import subprocess
 import sys
 import time
@@ -164,6 +165,27 @@ def test_models_and_maps_that_are_no_runs_are_listed_by_their_folder(tmp_path):
     assert [row.label for row in rows] == ["net", "given", "their"]
     _, again = board(tmp_path, tmp_path, tmp_path / "runs" / "a", tmp_path / "runs" / "a" / "evaluation")
     assert [row.label for row in again] == ["net", "their"]
+
+
+def test_a_map_with_a_legend_of_its_own_is_a_column_of_its_own(tmp_path):
+    run(tmp_path / "a", evaluation("parcels"))
+    folded = evaluation("parcels", classes=("other", "maize"), confusion=np.eye(2, dtype=np.int64), patch_size=0)
+    content = {**folded.to_dict(), "legend": "worldcereal_maize", "parcels": [[1, 0], [0, 1]], "shared_ground": None}
+    storage.write_json(tmp_path / "worldcereal.evaluation" / "parcels.json", content)
+    table = as_table(*board(tmp_path), "miou")
+    assert [column.title for column in table.columns[2:4]] == [
+        "parcels (3 classes with background, wheat)",
+        "parcels (2 classes with other)",
+    ]
+    by_model = {row[0]: row for row in table.rows}
+    assert by_model["worldcereal"][2:4] == ("", "1.0000")
+
+
+def test_latest_is_the_run_that_finished_last(tmp_path):
+    run(tmp_path / "a", evaluation(), model="a")
+    run(tmp_path / "b", evaluation(), model="b")
+    os.utime(tmp_path / "a" / "spec.json", (1, 1))
+    assert find(["latest"], tmp_path) == [tmp_path / "b"]
 
 
 def test_jobs_of_a_sweep_are_found_below_it(tmp_path, capsys):
