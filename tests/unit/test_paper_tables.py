@@ -172,6 +172,17 @@ def test_the_other_choice_stands_beside_a_foreign_sets_score(folder, tmp_path):
     assert not any("dacia5" in cell for row in found[11].table.rows for cell in row)
 
 
+def test_supports_tell_whether_the_labels_are_the_papers(folder, tmp_path):
+    shutil.copytree(folder / "runs" / "0_net", tmp_path / "r")
+    assert "those of dacia5 are other than the paper's for maize" in paper_tables([open_run(tmp_path / "r")])[13].note
+    stored = storage.read_json(tmp_path / "r" / "evaluation" / "dacia5.json")
+    matrix = np.zeros((11, 11), np.int64)
+    printed = [paper.value(paper.TABLE_14.row(name)[4]) for name in paper.CLASSES]
+    matrix[:, 3] = np.nan_to_num(printed)
+    storage.write_json(tmp_path / "r" / "evaluation" / "dacia5.json", {**stored, "confusion": matrix.tolist()})
+    assert "those of dacia5 are the paper's, pixel for pixel." in paper_tables([open_run(tmp_path / "r")])[13].note
+
+
 def test_what_was_not_evaluated_says_so_and_how_to(tables):
     belgium = [row for row in tables[11].table.rows if row[0] == "be_vlg_2021" and row[1] != "paper"]
     assert belgium == [("be_vlg_2021", "unet4gn_small, rf_spatial", "–", *["not evaluated"] * 4)]
