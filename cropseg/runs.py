@@ -5,6 +5,7 @@
 - ``.hydra/config.yaml``: the config that made it;
 - ``metrics.csv``: one or more rows an epoch (a forest has a single one);
 - ``validation.json``: score and confusion matrix on the validation part;
+- ``hardware.json``: what it was trained on, and how long (runs of earlier versions have none);
 - ``evaluation/<key>.json``: Evaluation, one an evaluation set and way of predicting; beside it :mod:`cropseg.details`;
 - ``evaluation/validation.reliability.json``: what confidence was worth on the validation part.
 """
