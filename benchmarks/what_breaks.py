@@ -266,8 +266,8 @@ def tasks(errors: Sequence[Error]):
     alone = [(error, model, "evaluation") for error in errors for model in error.models if error.evaluated]
     yield from ((*one, "embedded") for one in alone)
     for model in (FOREST, NET):
-        for error in (one for one in errors if model in one.trained):
-            # Leaked test places are what that error is about: there is no wrong evaluation without the training.
+        # Leaked test places first. There is no wrong evaluation without the training: the error lies between the two.
+        for error in sorted((one for one in errors if model in one.trained), key=lambda one: one.evaluated):
             yield from ((error, model, where, "embedded") for where in ("training", "both")[not error.evaluated :])
         if model == FOREST:
             yield from ((*one, "embedded_unseen") for one in alone)
