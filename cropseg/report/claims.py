@@ -82,8 +82,8 @@ def _on_training(runs: Sequence[Run]) -> list[str]:
     """Runs that saw few of the labels, or did not start afresh."""
     found = []
     for run in runs:
-        if run.spec.labels:
-            found.append(f"Run {run.name} saw a part of the training labels only: {labels(run)}.")
+        if (seen := labels(run)) != "all":
+            found.append(f"Run {run.name} saw few of the training labels: {seen}.")
         if run.spec.init_from:
             found.append(f"Run {run.name} did not start afresh: {started(run)}.")
     return found
@@ -91,8 +91,14 @@ def _on_training(runs: Sequence[Run]) -> list[str]:
 
 def labels(run: Run) -> str:
     """How much of the training labels a run saw."""
-    told = ", ".join(f"{key} {value}" for key, value in run.spec.labels.items())
-    return told or "all"
+    known = run.spec.labels
+    if float(known.get("fraction", 1.0)) >= 1:
+        return "all"
+    counts = {key: known.get(key) for key in ("parcels", "all_parcels", "patches", "all_patches")}
+    told = ""
+    if None not in counts.values():
+        told = ": {parcels:,} of {all_parcels:,} parcels, in {patches:,} of {all_patches:,} patches".format(**counts)
+    return f"{known['fraction']:.3g} of the parcels{told}"
 
 
 def started(run: Run) -> str:

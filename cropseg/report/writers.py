@@ -58,7 +58,7 @@ class Files:
 
 def to_markdown(report: Report, files: Files) -> str:
     """The report as Markdown (GitHub's tables)."""
-    lines = [f"# {_plain(report.title)}", report.lead]
+    lines = [f"# {_plain(report.title)}", _plain(report.lead)]
     if report.warning:
         lines.append(f"> **Simulated data.** {_plain(report.warning)}")
     for section in report.sections:

@@ -15,7 +15,7 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
 from cropseg.pictures import choose_patches
-from cropseg.report import claims, figures, panels, tables
+from cropseg.report import beside, claims, content, figures, panels, sections, tables, writers
 from cropseg.report import page as page_module
 from cropseg.report.build import build_report
 from cropseg.runs import Run, label, open_run, open_runs
@@ -49,6 +49,11 @@ class Page(HTMLParser):
     @property
     def words(self):
         return " ".join(" ".join(self.text).split())
+
+
+def words_of(section):
+    """What a chapter says, as a page."""
+    return Page(page_module.to_html(content.Report("t", "l", "", (section,)))).words
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +132,35 @@ def test_the_same_page_every_time(page, runs, tmp_path):
     assert build_report(runs, tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
-def test_names_from_files_cannot_become_markup(runs, tmp_path):
+def test_names_from_files_cannot_become_markup():
     evil = "<script>alert(1)</script>"
-    text = build_report(runs, tmp_path / "r.html", title=evil, panels=0).read_text()
+    table = tables.Table(evil, (tables.Column(evil), tables.Column("n")), ((evil, "1"),), evil)
+    group = content.Group(evil, evil, (((evil, ((evil, evil),)), ("all", ())),))
+    picture = content.Picture(evil, evil, figures.png(np.zeros((2, 2, 3), np.uint8)), painted=True)
+    blocks = (
+        *(kind(evil) for kind in (content.Words, content.Heading, content.Missing)),
+        content.Bullets((evil,)),
+        content.Grid(table, by_class=True),
+        content.Grouped(table, (group,)),
+        content.Bars((content.Glance(evil, evil, evil, (content.Bar(evil, evil, 0.5, evil, 0.4, 0.6),)),), table),
+        content.Figure(evil, (picture,), evil, patch=True),
+        content.Matrix(evil, (evil, "b"), np.eye(2, dtype=np.int64), evil),
+        content.Steps(evil, ((evil, evil),), evil),
+        content.Index(evil, ((evil, evil, "", evil),)),
+        content.Legend(scale=True),
+        content.Listing(evil, evil + "\n```\n" + evil),
+        content.Fold(evil, (content.Words(evil),)),
+    )
+    section = content.Section("a", evil, blocks)
+    report = content.Report(evil, evil, evil, (section,), {evil: "#000000", "b": "#ffffff"}, evil)
+    text = page_module.to_html(report)
     assert evil not in text
-    assert "&lt;script&gt;" in text
     assert Page(text).tags.count("script") == 1
-    assert evil not in (tmp_path / "r.md").read_text()
-    assert r"\textless{}script\textgreater{}alert(1)" in (tmp_path / "r.tex").read_text()
+    assert Page(text).words.count("alert(1)") > 40
+    markdown = writers.to_markdown(report, writers.Files("files"))
+    assert evil not in re.sub(r"(`{4,}).*?\1", "", markdown, flags=re.DOTALL)  # but in the listing, as it is
+    tex = writers.to_latex(report, writers.Files("files"))
+    assert evil not in re.sub(r"\\begin{verbatim}.*?\\end{verbatim}", "", tex, flags=re.DOTALL)
 
 
 def test_a_dataset_that_is_gone_is_told_and_no_failure(tmp_path):
@@ -143,9 +169,11 @@ def test_a_dataset_that_is_gone_is_told_and_no_failure(tmp_path):
     evaluate_runs([run], [EvaluationSet("internal", None, None)])
     (tmp_path / "own").rename(tmp_path / "gone")
     run = open_run(run.path)
-    words = Page(build_report([run], tmp_path / "r.html").read_text()).words
-    assert "No panels: no dataset at" in words
-    assert "Not shown: no dataset at" in words
+    (gallery,) = panels.galleries([run], ["internal"], 1)
+    assert gallery.reason.startswith("no dataset at")
+    assert "No panels: no dataset at" in words_of(beside.maps([gallery], seeds=False))
+    assert "Not shown: no dataset at" in words_of(sections.data([run]))
+    assert "Figure 2 is not shown: no dataset at" in words_of(beside.figures_section([run], []))
 
 
 def test_a_dataset_made_again_is_not_passed_off_as_the_old_one(tmp_path):
@@ -153,15 +181,16 @@ def test_a_dataset_made_again_is_not_passed_off_as_the_old_one(tmp_path):
     run = with_predictor(open_run(make_run(tmp_path / "r", spec_for(data), data)), Majority(spec_for(data)))
     evaluate_runs([run], [EvaluationSet("internal", None, None)])
     make_dataset(tmp_path / "own", n=10, size=16, seed=9)
-    words = Page(build_report([open_run(run.path)], tmp_path / "r.html").read_text()).words
-    assert "prepared again since the evaluation" in words
-    assert "these are not its tables" in words
+    run = open_run(run.path)
+    (gallery,) = panels.galleries([run], ["internal"], 1)
+    assert "prepared again since the evaluation" in gallery.reason
+    assert "these are not its tables" in words_of(sections.data([run]))
 
 
-def test_weights_that_are_gone_cost_the_panels_alone(runs, tmp_path):
+def test_weights_that_are_gone_cost_the_panels_alone(runs):
     run = open_run(runs[1].path)  # its spec names the forest's loader, and there is no forest
-    words = Page(build_report([run], tmp_path / "r.html").read_text()).words
-    assert "No panels:" in words
+    found = panels.galleries([run], ["internal", "away"], 1)
+    assert all(one.reason for one in found)
 
 
 def test_panels_are_predicted_as_the_scores_were(tmp_path):
@@ -170,7 +199,7 @@ def test_panels_are_predicted_as_the_scores_were(tmp_path):
     path = make_run(tmp_path / "r", spec_for(data), data)
     evaluate_runs([with_predictor(open_run(path), model)], [EvaluationSet("internal", None, None)], tta="d4")
     model.seen.clear()
-    build_report([with_predictor(open_run(path), model)], tmp_path / "r.html", panels=1)
+    panels.galleries([with_predictor(open_run(path), model)], ["internal+d4"], 1)
     assert len(model.seen) == 8
 
 
@@ -183,9 +212,9 @@ def test_a_run_without_evaluation_is_told_what_to_do(tmp_path):
 
 def test_a_random_split_is_called_optimistic(tmp_path):
     run = open_run(make_run(tmp_path / "r", spec_for(split="random", simulated=False)))
-    words = Page(build_report([run], tmp_path / "r.html").read_text()).words
-    assert "Internal scores are optimistic" in words
-    assert SIMULATED_NOTE not in words
+    said = " ".join(claims.claims([run]))
+    assert "Internal scores are optimistic" in said
+    assert "imulated" not in said
 
 
 @pytest.mark.parametrize(("out", "panels"), [("r.pdf", 1), ("r.html", -1)])
@@ -253,12 +282,12 @@ def test_what_a_score_may_not_be_taken_for_is_claimed(tmp_path):
     with_predictor(run, Nearest(run.spec))
     sets = [EvaluationSet("chosen_by", str(own.root), "location", part="val")]
     evaluate_runs([run], sets)
-    words = Page(build_report([open_run(run.path)], tmp_path / "r.html", panels=0).read_text()).words
+    words = " ".join(claims.claims([open_run(run.path)]))
     assert "Set chosen_by scores part val" in words
     assert "prepared again" not in words
     again = make_dataset(tmp_path / "again", n=10, size=32, seed=5)
     evaluate_runs([with_predictor(run, Nearest(run.spec))], [EvaluationSet("again", str(again.root), "location")])
-    words = Page(build_report([open_run(run.path)], tmp_path / "r.html", panels=0).read_text()).words
+    words = " ".join(claims.claims([open_run(run.path)]))
     assert "Dataset tiny was prepared again between the training of r and its evaluation on again" in words
 
 
@@ -301,8 +330,8 @@ def test_seeds_of_one_model_are_shown_with_their_range_first(tmp_path, capsys):
     assert "net, 3 seeds: mean and range" in words
     assert "2 models in 4 runs" in words
     assert "3 seeds added up" in words
-    for beside in ("r_seeds.csv", "r_seeds.md"):
-        text = (tmp_path / beside).read_text()
+    for name in ("r_seeds.csv", "r_seeds.md"):
+        text = (tmp_path / name).read_text()
         assert expected in text
         assert "3 (0, 4, 8)" in text
         assert SIMULATED_NOTE in text
@@ -329,7 +358,7 @@ def test_tables_of_twins_are_told_apart(tmp_path):
     twins = [open_run(make_run(tmp_path / name, spec_for(), model="forest")) for name in "ab"]
     for run in twins:
         storage.write_json(run.path / "importances.json", IMPORTANCES)
-    words = Page(build_report(twins, tmp_path / "r.html").read_text()).words
+    words = words_of(sections.training(twins))
     assert "Feature importances, forest (a)" in words
     assert "Feature importances, forest (b)" in words
 
@@ -363,11 +392,12 @@ def test_models_are_let_go_of_after_their_panels(runs, tmp_path, monkeypatch):
 
 def test_what_a_model_learned_from_is_claimed(tmp_path):
     spec = spec_for(
-        labels={"fraction": 0.1, "by": "patch"},
+        labels={"fraction": 0.1, "parcels": 120, "all_parcels": 1200, "patches": 5, "all_patches": 6},
         init_from={"run": "parent", "frozen": "encoder", "trained_on": [{"dataset": "elsewhere"}]},
     )
     said = claims.claims([open_run(make_run(tmp_path / "r", spec))])
-    assert "Run r saw a part of the training labels only: fraction 0.1, by patch." in said
+    seen = "0.1 of the parcels: 120 of 1,200 parcels, in 5 of 6 patches"
+    assert f"Run r saw few of the training labels: {seen}." in said
     assert "Run r did not start afresh: run parent, trained on elsewhere, frozen: encoder." in said
 
 
