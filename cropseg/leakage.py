@@ -28,8 +28,8 @@ from cropseg.details import matrices
 from cropseg.evaluate import EvaluationSet, examine
 from cropseg.ground import places, shared_area, shared_ground
 from cropseg.leakage_tables import Gap, SplitScore, gap_table, notes, split_table
-from cropseg.metrics import Protocol
-from cropseg.redraw import Places
+from cropseg.metrics import Protocol, scores
+from cropseg.redraw import LEAST_PLACES, Places
 from cropseg.report.tables import Table
 from cropseg.runs import NOT_OF_A_MODEL, Run, open_run, open_runs
 from cropseg.scores import MEANS, PROTOCOLS
@@ -129,7 +129,7 @@ def tabulate(
     splits = split_table(
         found, f"{model} under {len(found)} splits of the {len(dataset)} patches of {dataset.spec.name}", score
     )
-    between = gap_table(gaps(found, score, protocol), score)
+    between = gap_table(gaps(found, place, score, protocol), score)
     for one in (splits, between):
         table(one.title, [column.title for column in one.columns], one.rows)
     for note in remarks:
@@ -177,11 +177,18 @@ def by_split(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {split: groups[split] for split in sorted(groups, key=rank)}
 
 
-def gaps(found: Sequence[SplitScore], score: str, protocol: Protocol) -> list[Gap]:
+def gaps(found: Sequence[SplitScore], place: Mapping[str, str], score: str, protocol: Protocol) -> list[Gap]:
     """Every two splits, the looser first.
 
     The test parts differ. So places are drawn out of all that either holds, and each draw gives both their part of it:
-    a place that both hold is drawn for both, so the gap is paired there and not elsewhere.
+    a place that both hold is drawn for both, so the gap is paired there and not elsewhere. On the patches that both
+    hold, which may be few, the two are compared by themselves.
+
+    Args:
+        found: The splits, from the loosest to the strictest.
+        place: Place of each patch.
+        score: Key of :data:`cropseg.scores.MEANS`.
+        protocol: Which pixels count.
     """
     raw = []
     for one, other in combinations(found, 2):
@@ -191,12 +198,24 @@ def gaps(found: Sequence[SplitScore], score: str, protocol: Protocol) -> list[Ga
         enough = one.interval is not None and other.interval is not None
         padded = [[_padded(run, everywhere) for run in side.places] for side in (one, other)]
         compared = intervals.compare(padded[0], padded[1], score, protocol) if enough else None
-        raw.append(Gap(one.split, other.split, compared, value, both, math.nan))
+        common = sorted({*one.patches[0]} & {*other.patches[0]})
+        same = [
+            [_by_place({patch: run[patch] for patch in common}, place) for run in side.patches] for side in (one, other)
+        ]
+        means = [np.mean([_score(run, score, protocol) for run in side]) if common else math.nan for side in same]
+        many = enough and len(same[0][0]) >= LEAST_PLACES
+        raw.append(
+            Gap(
+                one.split, other.split, compared, value, both, len(common), float(means[0] - means[1]),
+                intervals.compare(same[0], same[1], score, protocol) if many else None, math.nan,
+            )
+        )  # fmt: skip
     corrected = intervals.holm({str(n): gap.found.p for n, gap in enumerate(raw) if gap.found is not None})
-    return [
-        Gap(gap.looser, gap.stricter, gap.found, gap.value, gap.both, corrected.get(str(n), math.nan))
-        for n, gap in enumerate(raw)
-    ]
+    return [replace(gap, p=corrected.get(str(n), math.nan)) for n, gap in enumerate(raw)]
+
+
+def _score(run: Places, score: str, protocol: Protocol) -> float:
+    return float(scores(sum(run.values(), start=np.zeros_like(next(iter(run.values())))), protocol)[score])
 
 
 def _padded(run: Places, everywhere: Sequence[str]) -> Places:
@@ -233,7 +252,8 @@ def _split_score(
     ids = dataset.manifest["id"]
     trained_places = {place[ids[row].as_py()] for row in train}
     tested_places = {place[ids[row].as_py()] for row in test}
-    stacks = tuple(_by_place(run, place) for run in runs)
+    patches = tuple(_by_patch(run) for run in runs)
+    stacks = tuple(_by_place(run, place) for run in patches)
     values = [run.evaluations[OWN_TEST.name].scores(protocol)[score] for run in runs]
     try:
         interval = intervals.intervals(stacks, protocol).means[score]
@@ -244,6 +264,7 @@ def _split_score(
         seeds=tuple(run.seed for run in runs),
         train=len(train),
         test=len(test),
+        patches=patches,
         places=stacks,
         test_places=len(tested_places),
         test_groups=_groups(dataset, split),
@@ -262,13 +283,18 @@ def _groups(dataset: Dataset, split: str) -> int:
     return len({group for patch, part, group in rows if part == "test" and patch in ids})
 
 
-def _by_place(run: Run, place: Mapping[str, str]) -> Places:
-    """Confusion matrix of each place, by names that are the same for every test part of the dataset."""
+def _by_patch(run: Run) -> Places:
+    """Confusion matrix of each test patch."""
     details = run.details(OWN_TEST.name)
     if details is None:
         raise InputError(f"{run.path} holds no scores by patch", None, "run the same command again")
+    return dict(zip(details.patches["id"].to_pylist(), matrices(details.patches), strict=True))
+
+
+def _by_place(patches: Places, place: Mapping[str, str]) -> Places:
+    """Confusion matrix of each place, by names that are the same for every test part of the dataset."""
     found: dict[str, Any] = {}
-    for patch, confusion in zip(details.patches["id"].to_pylist(), matrices(details.patches), strict=True):
+    for patch, confusion in patches.items():
         name = place[patch]
         found[name] = found[name] + confusion if name in found else confusion
     return found

@@ -23,7 +23,8 @@ class SplitScore:
         seeds: Of the runs.
         train: Patches of the training part.
         test: Patches of the test part.
-        places: Confusion matrix of each place of the test part, of each run.
+        patches: Confusion matrix of each patch of the test part, of each run.
+        places: The same by place.
         test_places: Places of the test part.
         test_groups: What the split drew into it as a whole: patches, places, blocks or countries.
         area_in_train: Share of the test ground, each footprint once, that training patches cover.
@@ -37,6 +38,7 @@ class SplitScore:
     seeds: tuple[int | None, ...]
     train: int
     test: int
+    patches: tuple[Places, ...]
     places: tuple[Places, ...]
     test_places: int
     test_groups: int
@@ -57,6 +59,9 @@ class Gap:
         found: The difference; None where a test part has too few places for an interval.
         value: The difference of the means.
         both: Places that both test parts hold.
+        same_patches: Patches that both test parts hold.
+        same: The difference on these; NaN without any.
+        same_found: The same with its interval; None where they lie on too few places.
         p: Two-sided, corrected for all gaps together (Holm); NaN without ``found``.
     """
 
@@ -65,6 +70,9 @@ class Gap:
     found: intervals.Comparison | None
     value: float
     both: int
+    same_patches: int
+    same: float
+    same_found: intervals.Comparison | None
     p: float
 
 
@@ -103,16 +111,27 @@ def gap_table(found: Sequence[Gap], score: str) -> Table:
         Column("95 % interval"),
         Column("p", "two-sided, corrected for all gaps of the table (Holm)"),
         Column("places in both tests", "paired in the interval; other places are drawn for one side alone"),
+        Column("patches in both tests"),
+        Column(
+            "gap on these", "the same patches, so only what was learned from differs; 95 % interval from 10 places on"
+        ),
         Column("speaks of", text=True),
     )
     rows = tuple(
         (
             f"{gap.looser} - {gap.stricter}", f"{gap.value:+.4f}", _interval(gap.found),
-            "" if math.isnan(gap.p) else f"{gap.p:.3f}", f"{gap.both:,}", "" if gap.found is None else gap.found.label,
+            "" if math.isnan(gap.p) else f"{gap.p:.3f}", f"{gap.both:,}",
+            f"{gap.same_patches:,}", _same(gap), "" if gap.found is None else gap.found.label,
         )
         for gap in found
     )  # fmt: skip
     return Table("What the looser split adds to the score", columns, rows)
+
+
+def _same(gap: Gap) -> str:
+    if math.isnan(gap.same):
+        return ""
+    return f"{gap.same:+.4f}" + (f" ({_interval(gap.same_found)})" if gap.same_found is not None else "")
 
 
 def _interval(found: intervals.Interval | intervals.Comparison | None) -> str:
