@@ -301,6 +301,8 @@ def tables(rows, errors):
     """Title, columns and rows of each table."""
     for name, title in (("embedded", "Held-out places of the training regions"), ("embedded_unseen", "Unseen region")):
         mine = [row for row in rows if row["set"] == name]
+        if not mine:
+            continue
         columns = list(dict.fromkeys((row["model"], row["where"]) for row in mine))
         columns.sort(key=lambda one: (list(PLACES).index(one[1]), one[0] != NET))
         cells = {(row["error"], row["model"], row["where"]): cell(row) for row in mine}
