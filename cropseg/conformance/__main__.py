@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cropseg.conformance import kit, libraries
 from cropseg.core import storage
-from cropseg.core.errors import CropsegError
+from cropseg.core.errors import CropsegError, InputError
 from cropseg.core.progress import say, warn
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(chosen)
     except CropsegError as error:
-        warn(str(error))
+        warn(f"error: {' '.join(str(error).split())}")
         return 2
 
 
@@ -38,6 +38,8 @@ def _run(chosen: argparse.Namespace) -> int:
             say(f"{case.name}: {case.what}")
         return 0
     if chosen.what == "libraries":
+        if chosen.write is not None and not chosen.write.is_file():
+            raise InputError("no such page", str(chosen.write), "give one that has the marks of docs/conformance.md")
         content = libraries.markdown(cases)
         if chosen.write is None:
             say(content)

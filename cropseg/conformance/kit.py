@@ -26,8 +26,11 @@ Mask = npt.NDArray[np.uint8]
 Takes = Literal["masks", "confusion"]
 Function = Callable[..., Mapping[str, Any]]
 
-FAILURES: Final = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError, AttributeError)
-"""What a function under test may raise on an odd case without ending the others."""
+FAILURES: Final = (
+    *(ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError, AttributeError),
+    *(OSError, NameError, SyntaxError, MemoryError, ImportError, SystemExit),
+)
+"""What a module or function under test may raise without ending the kit, or passing for an answer."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def run(function: Function, cases: Sequence[Case], takes: Takes) -> list[Finding
                 truth, prediction = case.masks
                 answer = function(truth.copy(), prediction.copy(), case.classes, case.ignore)
         except FAILURES as error:
-            text = f"{type(error).__name__}: {error}"
+            text = " ".join(f"{type(error).__name__}: {error}".split())
             found += [Finding(case.name, score, expected, error=text) for score, expected in case.expected.items()]
             continue
         found += compare(case, answer)
@@ -233,8 +236,8 @@ def load(name: str) -> Function:
         raise ConfigError("a function is named my_module:function", name, remedy)
     try:
         function = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"no function {name}", str(error), remedy) from error
+    except FAILURES as error:
+        raise ConfigError(f"no function {name}", f"{type(error).__name__}: {error}", remedy) from error
     if not callable(function):
         raise ConfigError("this cannot be called", name, remedy)
     return function  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cropseg.conformance.exact import MEANS
 from cropseg.conformance.kit import FAILURES, Case, Mask, same
+from cropseg.core.errors import InputError
 
 Call = Callable[[Mask, Mask, int, int], Any]
 
@@ -243,10 +244,10 @@ def replaced(page: str, content: str) -> str:
     """A page with what stands between its two marks replaced.
 
     Raises:
-        ValueError: The page lacks them.
+        InputError: The page lacks them.
     """
     before, mark, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not mark or not end:
-        raise ValueError(f"the page has no lines {BEGIN} and {END}")
+        raise InputError("the page lacks the marks that the tables stand between", None, f"give it {BEGIN} and {END}")
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"

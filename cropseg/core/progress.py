@@ -23,7 +23,7 @@ def say(message: str) -> None:
     if console is None:
         _log.info("%s", message)
     else:
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        console.print(message, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -32,7 +32,7 @@ def warn(message: str) -> None:
     if console is None:
         _log.warning("%s", message)
     else:
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        console.print(message, highlight=False, soft_wrap=True)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -71,5 +71,8 @@ def _console(*, stderr: bool) -> Any:
         from rich.console import Console
     except ImportError:
         return None
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=max(console.width, 160))
+    # What is in brackets or between colons, as in a_module:x: …, is meant as it stands.
+    console = Console(stderr=stderr, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    return console

@@ -122,7 +122,16 @@ def test_a_function_that_fails_or_answers_oddly_is_told_so():
             raise ValueError("empty")
         return {"pixel_accuracy": np.trace(confusion) / confusion.sum()}
 
-    assert all(one.differs for one in kit.run(fails, CASES, "confusion"))
+    def ends(confusion):
+        raise SystemExit(0)
+
+    def no_file(confusion):
+        raise OSError("no\nfile")
+
+    for function in (fails, ends, no_file):
+        found = kit.run(function, CASES, "confusion")
+        assert all(one.differs for one in found)
+        assert not any("\n" in one.error for one in found)
     differing = [(one.case, one.score) for one in kit.run(fails_once, CASES, "confusion") if one.differs]
     assert differing == [("all_ignored", "pixel_accuracy"), ("empty_matrix", "pixel_accuracy")]
     with pytest.raises(InputError, match="mapping"):
@@ -146,8 +155,17 @@ def test_the_command_tells_by_its_exit_code(tmp_path, monkeypatch, capsys):
     assert main(["strangers_scores:f"]) == 1
     assert "differs: 0.5, not 1" in capsys.readouterr().out
     assert main(["strangers_scores:g"]) == 2
-    assert main(["no_such_module:f"]) == 2
     assert main(["cases"]) == 0
+    # One line for each, and the name as it was given: ":x:" is no picture.
+    capsys.readouterr()
+    for words in (["no_such_module:x"], ["breaks:f"], ["ends:f"], ["libraries", "--write", str(tmp_path / "no.md")]):
+        (tmp_path / "breaks.py").write_text("1 / 0\n")
+        (tmp_path / "ends.py").write_text("raise SystemExit(0)\n")
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+        assert words[-1] in told
 
 
 def test_scores_of_another_program_come_as_json(tmp_path, capsys):
