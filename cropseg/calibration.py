@@ -77,6 +77,11 @@ class Reliability:
         """Share of correct pixels; NaN without a pixel."""
         return float(self.correct.sum() / self.total) if self.total else float("nan")
 
+    @property
+    def claimed(self) -> float:
+        """Mean confidence; NaN without a pixel."""
+        return float(self.confidence.sum() / self.total) if self.total else float("nan")
+
     def diagram(self, bins: int = 10) -> Diagram:
         """The reliability diagram of Guo et al. (2017, arXiv 1706.04599, §2).
 

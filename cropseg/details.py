@@ -185,10 +185,14 @@ def matrices(patches: pa.Table) -> Confusion:
 def write(results: Path, key: str, details: Details, confusion: Confusion) -> None:
     """Write the files of ``key`` beside where its ``.json`` will stand, each atomically.
 
+    The one without which :func:`read` finds nothing is removed first and written last: tables of two evaluations are
+    never read as one, wherever this is interrupted.
+
     Raises:
         MismatchError: The parts do not add up to ``confusion``.
     """
     details.check(confusion)
+    (results / f"{key}{SUFFIXES[2]}").unlink(missing_ok=True)
     names = sorted(details.clusters)
     stack = np.stack([details.clusters[name] for name in names])
     clusters = pa.table({"cluster": names, "confusion": lists(stack)}, schema=CLUSTERS)
@@ -200,7 +204,7 @@ def write(results: Path, key: str, details: Details, confusion: Confusion) -> No
 
 def remove(results: Path, key: str) -> None:
     """Remove the files of ``key``, so that they do not stand beside another matrix."""
-    for suffix in SUFFIXES:
+    for suffix in reversed(SUFFIXES):
         (results / f"{key}{suffix}").unlink(missing_ok=True)
 
 
@@ -221,12 +225,13 @@ def read(results: Path, key: str) -> Details | None:
     try:
         found = _parsed(content, patches, table)
         stored = np.array(storage.read_json(results / f"{key}.json")["confusion"], dtype=np.int64)
-        same = np.array_equal(found.confusion, stored)
+        found.check(stored)
+    except MismatchError as error:
+        warn(f"{path} is of another evaluation than {key}.json ({error.what}): it is left out; evaluate again")
+        return None
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         raise InputError(f"{path} and the tables beside it cannot be read", str(error), "evaluate again") from error
-    if not same:
-        warn(f"{path} is of another evaluation than {key}.json: it is left out; evaluate again")
-    return found if same else None
+    return found
 
 
 def lists(stack: Confusion) -> pa.Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from cropseg import certainty
+from cropseg import evidence
 from cropseg.calibration import Validated, read_validated, write_validated
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
@@ -15,6 +15,7 @@ from cropseg.core.progress import say, table, warn
 from cropseg.counting import NO_CONFIDENCE, PARCEL_YEAR, PLACE
 from cropseg.details import Details
 from cropseg.ground import Rows, Sharing, refuse_trained, sharing, training_parts
+from cropseg.overlaps import RULE
 from cropseg.predictor import ModelSpec, Predictor, classify
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
@@ -65,7 +66,7 @@ class EvaluationSet:
             raise ConfigError(f"protocol of evaluation set {self.name}", self.protocol, "choose all or crop")
         if self.clusters not in ("place", "parcel_year"):
             raise ConfigError(f"clusters of evaluation set {self.name}", self.clusters, "choose place or parcel_year")
-        unfit = any(character in self.name for character in "/\\") or self.name.startswith(".")
+        unfit = any(character in self.name for character in "/\\+") or self.name.startswith(".")
         if not self.name or unfit or self.name.endswith(TAKEN):
             raise ConfigError("name of an evaluation set must do for a file", self.name, "use letters, digits, _ and -")
 
@@ -132,8 +133,7 @@ def examine(
         InputError: The dataset is missing or has no patch in that part, or a patch is broken.
         MismatchError: The model does not take this dataset, or was trained on patches of it.
     """
-    if batch_size < 1:
-        raise ConfigError("batch_size must be at least 1", batch_size, "set a positive number")
+    _check_batch_size(batch_size)
     predictor = augmented(predictor, tta)
     spec = predictor.spec
     dataset, rows, trained = _open(spec, evaluation_set)
@@ -209,7 +209,7 @@ def evaluate_runs(
     training part is told before any score is known. Runs that differ in their seed alone are shown together in a second
     table, with mean and range.
 
-    Below stand what the scores are worth (:mod:`cropseg.certainty`).
+    Below stand what the scores are worth (:mod:`cropseg.evidence`).
 
     Args:
         runs: The runs.
@@ -219,10 +219,13 @@ def evaluate_runs(
         calibration: Whether confidence is computed on each run's validation part too (:func:`calibrate`).
 
     Raises:
-        ConfigError: No set was chosen, or two of them share a name.
+        ConfigError: No set was chosen, two of them share a name, or an option has an impossible value.
     """
     if not sets:
         raise ConfigError("no evaluation set was chosen", None, "give evaluation=[internal,unseen]")
+    _check_batch_size(batch_size)
+    if not isinstance(calibration, bool):
+        raise ConfigError("calibration", calibration, "choose true or false")
     if len({one.name for one in sets}) != len(sets):
         raise ConfigError("two evaluation sets share a name", [one.name for one in sets], "give each its own")
     wanted = with_beside(sets)
@@ -254,21 +257,32 @@ def evaluate_runs(
         table("Over seeds: mean (lowest … highest)", SEED_COLUMNS, seeds)
     for title, rule in MEANS.values():
         say(f"{title}: {rule}")
-    _show_certainty(scored, keys)
+    _show_evidence(scored, keys)
     if any(result.simulated for result in results):
         warn(SIMULATED_NOTE)
     return results
 
 
-def _show_certainty(runs: Sequence[Run], keys: Sequence[str]) -> None:
-    if once := certainty.once_rows(runs, keys):
-        table(certainty.ONCE_TITLE, SCORE_COLUMNS, (row for model, one in once for row in score_rows(model, one)))
-    title = "95 % intervals, drawn over places: other ground of the same kind"
-    table(title, certainty.INTERVAL_COLUMNS, certainty.interval_rows(runs, keys))
-    if compared := certainty.comparison_rows(runs, keys):
-        table("Models compared on the same places", certainty.COMPARISON_COLUMNS, compared)
-    if sure := certainty.confidence_rows(runs, keys):
-        table("Confidence: expected calibration error (15 bins)", certainty.CONFIDENCE_COLUMNS, sure)
+def _show_evidence(runs: Sequence[Run], keys: Sequence[str]) -> None:
+    """Print how far the scores can be trusted, and why a part of that is missing."""
+    if once := evidence.once_rows(runs, keys):
+        table(f"Windows overlap here: {RULE}", evidence.ONCE_COLUMNS, once)
+    rows = evidence.interval_rows(runs, keys, brief=True)
+    table("Scores [95 % interval over places like these]", evidence.BRIEF_COLUMNS, rows)
+    compared, reasons = evidence.comparison_rows(runs, keys)
+    if compared:
+        table(f"Models compared on the same places: {MEANS['miou_present'][0]}", evidence.COMPARISON_COLUMNS, compared)
+    sure: list[Sequence[str]] = []
+    for key in keys:
+        models = evidence.scored(runs, key)
+        found, missing = evidence.confidence_rows(models)
+        sure += [(key, PROTOCOLS[models[0].protocol], *row) for row in found]
+        reasons += [f"confidence on {key}: {reason}" for reason in missing]
+    if sure:
+        columns = ("evaluation set", "protocol", *evidence.CONFIDENCE_COLUMNS)
+        table("Confidence: expected calibration error (ECE) and accuracy where the model is sure", columns, sure)
+    for reason in reasons:
+        say(reason)
 
 
 SCORE_COLUMNS = ("model", "set", "protocol", "patches", *(title for title, _ in MEANS.values()), "note")
@@ -282,6 +296,11 @@ def score_rows(model: str, evaluation: Evaluation, remark: str = "") -> Iterator
         means = (format_score(scores[key]) for key in MEANS)
         note = "; ".join([*evaluation.caveats, *([remark] if remark else [])])
         yield (model, evaluation.key, protocol, evaluation.patches, *means, note)
+
+
+def _check_batch_size(batch_size: object) -> None:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ConfigError("batch_size must be a whole number of at least 1", batch_size, "give batch_size=8")
 
 
 def _say_sharing(run: Run, name: str, shares: Sharing) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cropseg import metrics
 from cropseg.calibration import Reliability, recalibrated
 from cropseg.core.errors import InputError
 from cropseg.core.labels import BACKGROUND
@@ -23,7 +24,7 @@ from cropseg.seeds import Spread, over_seeds
 INTERNAL: Final = "internal"
 """Key of the set that drops are measured from."""
 
-NOT_STORED: Final = "nothing is stored beside the matrix: evaluate again"
+NOT_STORED: Final = "no details are stored with its evaluation: evaluate again"
 """Reason where an evaluation was made before details were stored."""
 
 INTERVAL_COLUMNS: Final = (
@@ -35,6 +36,18 @@ BRIEF: Final = ("miou_present", "pixel_accuracy")
 BRIEF_COLUMNS: Final = (*INTERVAL_COLUMNS[:5], *(MEANS[key][0] for key in BRIEF), "note")
 COMPARISON_COLUMNS: Final = (
     *("evaluation set", "protocol", "first", "second", "first - second", "p", "p, Holm", "drawn over", "says"),
+)
+ONCE_COLUMNS: Final = (
+    *("evaluation set", "protocol", "model", "counted", "pixels"),
+    *(title for title, _ in MEANS.values()),
+)
+
+COVERAGES: Final = (0.9, 0.7, 0.5)
+"""Shares of the pixels, surest first, that selective accuracy is shown for."""
+
+CONFIDENCE_COLUMNS: Final = (
+    *("model", "seeds", "pixel acc.", "mean confidence", "ECE", "ECE, mended"),
+    *(f"acc. of the surest {share:.0%}" for share in COVERAGES),
 )
 
 
@@ -80,6 +93,11 @@ class Scored:
         if not self.details:
             return ""
         return "parcels and years" if "parcel" in self.details[0].clusters_are else "places"
+
+    def why(self, part: str) -> str:
+        """Why a part of the details is missing; of the first seed that lacks it."""
+        reasons = (details.without[part] for details in self.details if part in details.without)
+        return next(reasons, "not stored") if self.details else NOT_STORED
 
     def on(self, other: Scored) -> bool:
         """Whether both were scored on the same patches with the same classes."""
@@ -238,7 +256,46 @@ def _dropped(inner: Scored, outer: Scored, protocol: Protocol) -> Intervals | st
         return _refused(error, "places")
 
 
-def recalibrated_of(one: Scored) -> list[Reliability] | str:
+def once_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """Rows of :data:`ONCE_COLUMNS` where windows overlap: every window counted, and each ground pixel once."""
+    rows = []
+    for key in keys:
+        for one in scored(runs, key):
+            known = [details.once for details in one.details if details.once is not None]
+            if not known or len(known) < len(one.runs):
+                continue
+            ways = {"every window": [e.confusion for e in one.evaluations], "each pixel once": known}
+            for way, stack in ways.items():
+                found = [metrics.scores(matrix, one.protocol) for matrix in stack]
+                cells = (str(Spread.of([of_seed[name] for of_seed in found])) for name in MEANS)
+                rows.append((key, PROTOCOLS[one.protocol], one.model, way, f"{found[0]['pixels']:,}", *cells))
+    return rows
+
+
+def confidence_rows(models: Sequence[Scored]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Rows of :data:`CONFIDENCE_COLUMNS`, under the protocol that the set is meant for; and why parts are missing."""
+    rows: list[tuple[str, ...]] = []
+    reasons: dict[str, None] = {}
+    for one in models:
+        known = [details.reliability[one.protocol] for details in one.details if details.reliability]
+        if not known or len(known) < len(one.runs):
+            reasons[f"{one.model}: {one.why('reliability')}"] = None
+            continue
+        mended = _mended(one)
+        if isinstance(mended, str):
+            reasons[f"{one.model}, mended: {mended}"] = None
+        cells = [
+            Spread.of([h.accuracy for h in known]),
+            Spread.of([h.claimed for h in known]),
+            Spread.of([h.ece() for h in known]),
+            "n/a" if isinstance(mended, str) else Spread.of([h.ece() for h in mended]),
+            *(Spread.of([h.accuracy_at(share) for h in known]) for share in COVERAGES),
+        ]
+        rows.append((one.model, one.seeds, *map(str, cells)))
+    return rows, list(reasons)
+
+
+def _mended(one: Scored) -> list[Reliability] | str:
     """The reliability of each seed after its confidence was mended on its validation part; or why it cannot be."""
     found = []
     for run, details in zip(one.runs, one.details, strict=True):

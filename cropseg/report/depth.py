@@ -11,7 +11,6 @@ from typing import Final, get_args
 
 from cropseg import evidence, metrics
 from cropseg.breakdowns import By, Group, boundary_bands, groups, parcel_sizes
-from cropseg.calibration import Reliability
 from cropseg.evidence import NOT_STORED, Drop, Scored, ends, scored, set_keys, signed
 from cropseg.intervals import FITTED_ONLY, LEAST_SEEDS, Intervals
 from cropseg.metrics import Protocol
@@ -24,9 +23,6 @@ from cropseg.seeds import Spread
 
 MOST_ROWS: Final = 20
 """Longer breakdowns show half as many of the lowest and of the highest."""
-
-COVERAGES: Final = (0.9, 0.7, 0.5)
-"""Shares of the pixels, surest first, that selective accuracy is shown for."""
 
 NOT_EVALUATED: Final = "No run has been evaluated."
 
@@ -184,7 +180,7 @@ def _majority(key: str, models: Sequence[Scored]) -> Table:
         matrices = [details.parcel_majority for details in one.details]
         known = [matrix for matrix in matrices if matrix is not None]
         if not known or len(known) < len(one.runs):
-            reasons.append(f"{one.model}: {_why(one, 'parcels')}.")
+            reasons.append(f"{one.model}: {one.why('parcels')}.")
             continue
         of_parcels = [metrics.scores(matrix, one.protocol) for matrix in known]
         of_pixels = [evaluation.scores(one.protocol) for evaluation in one.evaluations]
@@ -205,45 +201,21 @@ def calibration(runs: Sequence[Run]) -> list[Table]:
     """What the models' confidence is worth, as it is and mended on the validation part, on each set."""
     found = []
     for key in set_keys(runs):
-        rows, reasons = [], []
         models = scored(runs, key)
-        for one in models:
-            histograms = [details.reliability.get(one.protocol) for details in one.details]
-            known = [histogram for histogram in histograms if histogram is not None]
-            if not known or len(known) < len(one.runs):
-                reasons.append(f"{one.model}: {_why(one, 'reliability')}.")
-                continue
-            mended = evidence.recalibrated_of(one)
-            rows.append(_calibration_row(one, known, mended if isinstance(mended, list) else None))
-            if isinstance(mended, str):
-                reasons.append(f"{one.model}: {mended}.")
+        rows, reasons = evidence.confidence_rows(models)
         title = f"Confidence on {key}"
+        told = [f"{reason}." for reason in reasons]
         if not rows:
-            found.append(_missing(title, " ".join(dict.fromkeys(reasons)) or NOT_EVALUATED))
+            found.append(_missing(title, " ".join(told) or NOT_EVALUATED))
             continue
-        told = [f"acc. of the surest {share:.0%}" for share in COVERAGES]
-        heads = ("model", "seeds", "pixel acc.", "mean confidence", "ECE", "ECE, mended", *told)
         note = (
             f"{_meant(models[0])} ECE: distance between confidence and share of correct pixels, mean over 15 bins "
             "weighted by pixels. Mended: by isotonic regression on the validation part alone. The surest pixels are "
             "those of highest confidence."
         )
-        found.append(Table(title, _columns(heads, ("model", "seeds")), tuple(rows), " ".join([note, *reasons])))
+        columns = _columns(evidence.CONFIDENCE_COLUMNS, ("model", "seeds"))
+        found.append(Table(title, columns, tuple(rows), " ".join([note, *told])))
     return found or [_missing("Confidence", NOT_EVALUATED)]
-
-
-def _calibration_row(
-    one: Scored, known: Sequence[Reliability], mended: Sequence[Reliability] | None
-) -> tuple[str, ...]:
-    confidence = [float(h.confidence.sum()) / h.total if h.total else float("nan") for h in known]
-    cells = [
-        Spread.of([h.accuracy for h in known]),
-        Spread.of(confidence),
-        Spread.of([h.ece() for h in known]),
-        Spread.of([h.ece() for h in mended]) if mended else "n/a",
-        *(Spread.of([h.accuracy_at(share) for h in known]) for share in COVERAGES),
-    ]
-    return (one.model, one.seeds, *map(str, cells))
 
 
 def _bands(
@@ -260,7 +232,7 @@ def _bands(
         having = [one for one in models if one.details and read(one.details[0])]
         title = f"{key} by {what}"
         if not having:
-            reasons = dict.fromkeys(f"{one.model}: {_why(one, part)}." for one in models)
+            reasons = dict.fromkeys(f"{one.model}: {one.why(part)}." for one in models)
             found.append(_missing(title, " ".join(reasons)))
             continue
         alike = [one for one in having if one.on(having[0])]
@@ -272,23 +244,11 @@ def _bands(
 
 def once(runs: Sequence[Run]) -> list[Table]:
     """Where windows overlap: scores with every window counted, as the paper does, and with each ground pixel once."""
-    rows = []
-    for key in set_keys(runs):
-        for one in scored(runs, key):
-            matrices = [details.once for details in one.details]
-            known = [matrix for matrix in matrices if matrix is not None]
-            if not known or len(known) < len(one.runs):
-                continue
-            ways = {"every window": [e.confusion for e in one.evaluations], "each pixel once": known}
-            for way, stack in ways.items():
-                found = [metrics.scores(matrix, one.protocol) for matrix in stack]
-                cells = (str(Spread.of([of_seed[name] for of_seed in found])) for name in MEANS)
-                rows.append((key, PROTOCOLS[one.protocol], one.model, way, f"{found[0]['pixels']:,}", *cells))
     title = "Overlapping windows"
+    rows = evidence.once_rows(runs, set_keys(runs))
     if not rows:
         return [_missing(title, "No windows of one image overlap, so every pixel is counted once.")]
-    texts = ("evaluation set", "protocol", "model", "counted")
-    columns = _columns((*texts, "pixels", *(title for title, _ in MEANS.values())), texts)
+    columns = _columns(evidence.ONCE_COLUMNS, ("evaluation set", "protocol", "model", "counted"))
     return [Table(title, columns, tuple(rows), f"{RULE[0].upper()}{RULE[1:]}.")]
 
 
@@ -342,11 +302,6 @@ def _parts(
     numbers = list(counts(parts[0][0][0], protocol))
     heads = [f"{_named(one)}: {MEANS[name][0]}" for one in models for name in BROKEN_DOWN]
     return Table(title, _columns((what, *numbers, *heads), (what,)), tuple(row for _, row in rows), " ".join(told))
-
-
-def _why(one: Scored, part: str) -> str:
-    """Why a part of the details is missing."""
-    return one.details[0].without.get(part, "not stored") if one.details else NOT_STORED
 
 
 def _named(one: Scored) -> str:

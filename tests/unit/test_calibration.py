@@ -20,10 +20,10 @@ from cropseg.calibration import (
     recalibrated,
     write_validated,
 )
-from cropseg.certainty import confidence_rows, interval_rows
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.evaluate import EvaluationSet, calibrate, evaluate_runs
+from cropseg.evidence import confidence_rows, interval_rows, scored
 from cropseg.external import Checked
 from cropseg.learners.forest import ForestPredictor
 from cropseg.learners.network import NeuralPredictor, build_net
@@ -179,11 +179,15 @@ def test_confidence_on_the_validation_part_is_computed_once_for_the_same_weights
     assert "recalibration" not in run.details("internal").without
     assert "fitted on" in run.details("v").without["recalibration"]
     shown = open_run(path)
-    first, second = confidence_rows([shown], ["internal", "v"])
-    assert first[4] != "n/a"
-    assert second[4] == "n/a"
-    assert "too few places" in interval_rows([shown], ["internal"])[0][-2]
-    assert "recalibrated" in capsys.readouterr().out
+    (first,), _ = confidence_rows(scored([shown], "internal"))
+    (second,), (reason,) = confidence_rows(scored([shown], "v"))
+    assert first[5] != "n/a"
+    assert second[5] == "n/a"
+    assert "fitted on" in reason
+    assert "no interval below 10" in interval_rows([shown], ["internal"], brief=True)[0][-1]
+    said = capsys.readouterr().out
+    assert "ECE, mended" in said
+    assert "confidence on v" in said
 
 
 def test_kept_confidence_is_read_back_and_a_broken_file_refused(tmp_path):

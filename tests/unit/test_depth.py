@@ -10,7 +10,7 @@ from fakes import make_run, spec_for
 from cropseg import metrics
 from cropseg.breakdowns import groups
 from cropseg.calibration import Validated, recalibrated, write_validated
-from cropseg.evidence import BRIEF_COLUMNS, INTERVAL_COLUMNS, comparisons, drops, interval_rows, scored
+from cropseg.evidence import BRIEF_COLUMNS, INTERVAL_COLUMNS, NOT_STORED, comparisons, drops, interval_rows, scored
 from cropseg.intervals import FITTED_ONLY, compare, holm, intervals
 from cropseg.report import depth
 from cropseg.runs import open_run
@@ -125,7 +125,7 @@ def test_few_places_and_old_evaluations_give_the_reason(runs, tmp_path):
     for table in depth.breakdowns([old]):
         assert table.rows == ()
     (compared,) = depth.comparisons([old, few])
-    assert "old: nothing is stored beside the matrix" in compared.note
+    assert f"old: {NOT_STORED}" in compared.note
 
 
 def test_breakdowns_show_what_differs_and_say_what_does_not(runs):

@@ -246,7 +246,7 @@ def test_runs_are_scored_stored_and_shown(tmp_path, capsys):
     # On each row of simulated data, not only once below the table.
     assert shown.out.count("simulated: measures") == 4
     assert shown.out.count("trained on simulated") == 4
-    assert shown.out.count("window 24 px") == 4
+    assert shown.out.count("window 24 px") == 6  # in the intervals too
     stored = open_run(tmp_path / "runs" / "near").evaluations
     assert stored["internal"].to_dict() == results[0].to_dict()
     keys = {"set", "dataset", "manifest_digest", "simulated", "protocol", "patches", "patch_size", "classes"}
