@@ -34,7 +34,7 @@ class Drawn:
     Attributes:
         found: float64 (runs, draws) by score; ``iou`` (runs, draws, classes).
         whole: The same without draws, on all places.
-        counted: Places with a pixel that counts in one of the runs.
+        counted: Places with a pixel that counts, in the run with the fewest.
         with_class: int64 (classes,), places that hold truth of a class.
     """
 
@@ -49,17 +49,18 @@ def draw(runs: Sequence[Places], protocol: Protocol, draws: int, level: float, s
     if draws < 100 or not 0 < level < 1:
         raise ConfigError("draws must be at least 100 and level between 0 and 1", (draws, level), "use 2000 and 0.95")
     stack = _stacked(runs)
-    truth = stack.sum(axis=(0, 3))
+    truth = stack.sum(axis=3)
     if protocol == "crop":
-        truth[:, BACKGROUND] = 0
-    counted = int(truth.any(axis=1).sum())
+        truth[..., BACKGROUND] = 0
+    # Where a run holds nothing of some places (a gap between two splits), the one with the fewest says how sure it is.
+    counted = int(truth.any(axis=2).sum(axis=1).min())
     if counted < LEAST_PLACES:
         remedy = f"an interval needs at least {LEAST_PLACES} places; report the score without one"
         raise InputError("too few places for an interval", counted, remedy)
     keys = (*SCORES, "iou")
     found = stack_scores(_totals(stack, draws, seed), protocol)
     whole = stack_scores(stack.sum(axis=1), protocol)
-    with_class = (truth > 0).sum(axis=0)
+    with_class = truth.any(axis=0).sum(axis=0)
     return Drawn({key: found[key] for key in keys}, {key: whole[key] for key in keys}, counted, with_class)
 
 
