@@ -57,7 +57,7 @@ def maps(galleries: Sequence[Gallery], seeds: bool) -> Section:
     for gallery in galleries:
         number = SETS.get(gallery.name.split("+")[0])
         anchor = "" if number is None or number in numbered or gallery.reason else f"figure-{number}"
-        heading = gallery.name if number is None else f"Figure {number}. {gallery.name}"
+        heading = gallery.name if number is None else f"Figure {number}. Patches of {gallery.name}"
         blocks.append(Heading(heading, anchor))
         if number is not None and not gallery.reason:
             numbered.add(number)
@@ -107,7 +107,7 @@ def _why(number: int, runs: Sequence[Run]) -> str:
         sets = ["internal"]
     if any(name in run.evaluations for name in sets for run in runs):
         return "panels were left out, or their dataset or model is gone"
-    return f"not evaluated: python evaluate.py evaluation=[{','.join(sets)}]"
+    return "not evaluated; Table 9 tells how to"
 
 
 def _pipeline(dataset: Dataset | None, split: str) -> Steps:

@@ -16,7 +16,6 @@ from cropseg.report.content import Report, Section
 from cropseg.report.page import to_html
 from cropseg.report.writers import Files, to_latex, to_markdown
 from cropseg.runs import Run
-from cropseg.scores import SIMULATED_NOTE
 
 SOURCES = (
     "Made by cropseg from stored confusion matrices. This page needs no connection. Contains modified Copernicus "
@@ -81,12 +80,17 @@ def gather(runs: Sequence[Run], *, title: str, panels: int) -> Report:
     found.append(sections.described(runs))
     models, classes = len(sections.groups(runs)), runs[0].spec.taxonomy.classes
     names = ", ".join(dict.fromkeys(run.spec.dataset for run in runs))
-    in_runs = f" in {len(runs)} runs" if len(runs) > models else ""
+    again = f" ({len(runs)} trained runs)" if len(runs) > models else ""
     lead = (
-        f"{'One model' if models == 1 else f'{models} models'}{in_runs} trained on {names}, "
-        f"telling apart {len(classes)} classes of ground pixel by pixel."
+        f"How well {'one model' if models == 1 else f'{models} models'}{again} map{'s' if models == 1 else ''} land, "
+        f"pixel by pixel, into {len(classes)} classes. Training data: {names}."
     )
-    warning = f"Numbers marked so carry this reading: {SIMULATED_NOTE}." if claims.simulated(runs) else ""
+    warning = (
+        "Some of the pixels were made by a simulation, not measured by a satellite. Scores that rest on them show "
+        "that the software works; they say nothing about real fields. They are marked simulated throughout."
+        if claims.simulated(runs)
+        else ""
+    )
     colours = {crop.name: f"#{crop.color.lower()}" for crop in classes}
     return Report(title, lead, warning, tuple(found), colours, SOURCES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from cropseg.intervals import LEAST_SEEDS
 from cropseg.report import tables
@@ -10,6 +11,14 @@ from cropseg.report.tables import Column, Table
 from cropseg.runs import Run
 from cropseg.scores import SIMULATED_NOTE
 from cropseg.seeds import SeedScores, over_seeds
+
+SPLITS: Final = {
+    "location": "Split location: training, validation and test patches lie on different ground",
+    "block": "Split block: training, validation and test patches lie in different blocks of land",
+    "country": "Split country: whole countries were kept for testing",
+    "product": "Split product: test patches come from other satellite products, which may show the same ground",
+}
+"""What the splits that data_prep makes mean; others are named as they are."""
 
 
 def simulated(runs: Sequence[Run]) -> bool:
@@ -21,7 +30,9 @@ def claims(runs: Sequence[Run]) -> list[str]:
     """What a reader may and may not conclude, a sentence or two each."""
     found = []
     if simulated(runs):
-        found.append(f"{SIMULATED_NOTE[0].upper()}{SIMULATED_NOTE[1:]}. Rows so marked say nothing about real fields.")
+        found.append(
+            f"What is marked simulated {SIMULATED_NOTE.partition(': ')[2]}: it says nothing about real fields."
+        )
     for split in sorted({run.spec.split for run in runs}):
         if split == "random":
             found.append(
@@ -29,7 +40,7 @@ def claims(runs: Sequence[Run]) -> list[str]:
                 "may have been trained on. Internal scores are optimistic."
             )
         else:
-            found.append(f"Split {split}: parts as prepared under that name; their sizes stand below.")
+            found.append(f"{SPLITS.get(split, f'Split {split}: parts as prepared under that name')}.")
     if tables.single(runs):
         found.append(
             "A row marked one seed is one trained model without a range: what a difference between two such rows "
@@ -40,7 +51,7 @@ def claims(runs: Sequence[Run]) -> list[str]:
             "Ranges run from the lowest to the highest seed on the same patches. They show how training scatters, "
             "not how scores would differ on other ground."
         )
-    found.append("Part test of a run's own split was used neither for training nor for choosing a checkpoint.")
+    found.append("The test part of a run's own split was used neither for training nor for choosing a checkpoint.")
     found += _on_ground(runs)
     for run in runs:
         for one in run.evaluations.values():
@@ -161,7 +172,7 @@ def may_claim(one: SeedScores) -> str:
     said = []
     first = one.evaluations[0]
     if first.simulated:
-        said.append("that the software works, nothing about fields")
+        said.append("that the software works; nothing about real fields")
     elif first.trained_on_simulated:
         said.append("how a model of simulated pixels meets real ones")
     if first.part != "test":
@@ -172,7 +183,6 @@ def may_claim(one: SeedScores) -> str:
     elif None in shares:
         said.append("an upper bound: whether the ground was trained on is not known")
     n = len(one.seeds)
-    said.append(
-        "this way of training" if n >= LEAST_SEEDS else "this one fitted model" if n == 1 else f"these {n} runs"
-    )
+    held = "this way of training" if n >= LEAST_SEEDS else "this one trained model" if n == 1 else f"these {n} runs"
+    said.append(f"holds for {held}")
     return "; ".join(said)

@@ -188,7 +188,11 @@ def _figure(patch: Patch) -> Figure:
         return figures.png(figures.paint(labels, taxonomy))
 
     pictures = [
-        Picture("Sentinel-2, RGB", f"Image of {where}", figures.jpeg(figures.true_color(image, dataset.spec.bands))),
+        Picture(
+            "simulated image" if dataset.spec.simulated else "Sentinel-2 image",
+            f"Image of {where}",
+            figures.jpeg(figures.true_color(image, dataset.spec.bands)),
+        ),
         Picture("truth", f"Truth of {where}: {', '.join(present)}", painted(mask), below=True, painted=True),
     ]
     for name, (labels, sure, told) in (patch.predicted or {}).items():
@@ -201,7 +205,7 @@ def _figure(patch: Patch) -> Figure:
             caption = f"confidence, mean {mean:.0%}" if np.isfinite(mean) else "confidence"
             content = figures.png(figures.confidence(sure, empty))
             pictures.append(Picture(caption, f"Confidence of {name} for {where}", content, below=True))
-    title = f"{patch.role.capitalize()} ({patch.score:.2f}): {where}" if patch.role else where
+    title = f"{patch.role.capitalize()} (mean {patch.score:.2f}): {where}" if patch.role else where
     return Figure(title, tuple(pictures), patch=True)
 
 

@@ -172,7 +172,7 @@ RECOVERED: Final = {"Input patch size": "256 × 256"}
 BESIDE_TABLE_5: Final = {
     "Highest validation mIoU": "0.7639, epoch 195",
     "Other terms of the loss": "none",
-    "Scheduler": "On a plateau of the validation",
+    "Scheduler": "On a plateau of the validation loss",
     "Augmentation": "Flips and quarter turns",
     "Split": "Patch by patch",
 }

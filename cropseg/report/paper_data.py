@@ -47,7 +47,7 @@ def taxonomy(shown: Shown) -> PaperTable:
             row += paper.TABLE_1.row(row[0])
     for one in found:
         if shown.comparable:
-            columns += words(f"{one.name}, against it")
+            columns += words(f"{one.name} differs by")
         else:
             columns += words(f"{one.name}: included", f"{one.name}: excluded")
         for row, crop in zip(rows, one.classes, strict=True):
@@ -80,13 +80,16 @@ def _unmapped(one: Composition) -> str:
 def _difference(crop: CropClass, include: str, exclude: str) -> str:
     """How a class's keywords part from those that the paper prints."""
     told = []
-    for what, mine, printed in (("", crop.include, include), ("excludes ", crop.exclude, exclude)):
+    for more_by, less_by, mine, printed in (
+        ("also", "without", crop.include, include),
+        ("also excludes", "does not exclude", crop.exclude, exclude),
+    ):
         theirs = [] if printed == ABSENT or crop.id == BACKGROUND else printed.split(", ")
         if more := [word for word in mine if word not in theirs]:
-            told.append(f"{what}also {', '.join(more)}")
+            told.append(f"{more_by} {', '.join(more)}")
         if less := [word for word in theirs if word not in mine]:
-            told.append(f"{what}not {', '.join(less)}")
-    return "; ".join(told) or "same"
+            told.append(f"{less_by} {', '.join(less)}")
+    return "; ".join(told) or "nothing"
 
 
 def countries(shown: Shown) -> PaperTable:

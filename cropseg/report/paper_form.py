@@ -197,27 +197,42 @@ def scored_title(label: str, evaluations: Sequence[Evaluation]) -> str:
 
 
 def evaluate_commands(shown: Shown, keys: Sequence[str]) -> str:
-    """What would evaluate the models on those of the paper's sets that they lack; empty where they lack none.
-
-    Sets that the same models lack share a command.
-    """
-    lacking: dict[tuple[str, ...], list[str]] = {}
-    for key in keys:
-        left = [model for model in shown.models if not any(key in run.evaluations for run in model.runs)]
-        if left:
-            lacking.setdefault(tuple(model.label for model in left), []).append(key)
+    """What would evaluate the models on those of the paper's sets that they lack; empty where they lack none."""
     told = []
-    for labels, names in lacking.items():
-        runs = [run for model in shown.models if model.label in labels for run in model.runs]
-        who = "No model" if len(labels) == len(shown.models) else f"Of the models, {', '.join(labels)}"
-        was = "was" if who == "No model" else "were not" if len(labels) > 1 else "was not"
+    for models, names in _lacking(shown, keys).items():
+        runs = [run for model in shown.models if model.label in models for run in model.runs]
         makes = "".join(f"{SETS[name]}; " for name in names if SETS[name])
         sets = f"[{','.join(names)}]" if len(names) > 1 else names[0]
         told.append(
-            f"{who} {was} evaluated on {', '.join(names)}. To do so: {makes}"
+            f"{_who_lacks(shown, models)} evaluated on {', '.join(names)}. To do so: {makes}"
             f"python evaluate.py run={_folders(runs)} evaluation={sets}"
         )
     return " ".join(told)
+
+
+def not_evaluated(shown: Shown, keys: Sequence[str]) -> str:
+    """Which models lack which of the paper's sets; the commands stand once, in Table 9."""
+    told = [
+        f"{_who_lacks(shown, models)} evaluated on {', '.join(names)}; Table 9 tells how to."
+        for models, names in _lacking(shown, keys).items()
+    ]
+    return " ".join(told)
+
+
+def _lacking(shown: Shown, keys: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """Sets by the labels of the models that lack them."""
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for key in keys:
+        left = tuple(model.label for model in shown.models if not any(key in run.evaluations for run in model.runs))
+        if left:
+            lacking.setdefault(left, []).append(key)
+    return lacking
+
+
+def _who_lacks(shown: Shown, models: Sequence[str]) -> str:
+    if len(models) == len(shown.models):
+        return "No model was"
+    return f"Of the models, {', '.join(models)} {'were' if len(models) > 1 else 'was'} not"
 
 
 def _folders(runs: Sequence[Run]) -> str:

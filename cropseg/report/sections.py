@@ -37,6 +37,13 @@ from cropseg.seeds import group_labels, over_seeds
 
 PRESENT = MEANS["miou_present"][0]
 
+READING = (
+    "Scores below are mean IoU: the overlap of mapped and true ground of a class, 0 for none and 1 for a perfect map, "
+    "averaged over the classes that occur (mIoU present), so that a rare crop counts as much as a common one. All "
+    "valid pixels counts background as a class, labelled crop pixels leaves it out. Behind a mean over seeds, which is "
+    "the same training repeated with other random numbers, stand the lowest and the highest of them."
+)
+
 TOGGLES = (
     "A class can be switched off in the legend: it goes from the maps, where the image shows through, and from the "
     "rows and columns of the tables and matrices that have it. No number changes by that: means are over all classes."
@@ -52,8 +59,9 @@ def groups(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 def summary(runs: Sequence[Run]) -> Section:
     """Each set at a glance, and what the numbers may be taken for."""
     names = tables.set_names(runs)
-    blocks: list[Block] = [Bullets(tuple(_sentences(runs, names)))] if names else []
+    blocks: list[Block] = []
     if names:
+        blocks += [Words(READING), Bullets(tuple(_sentences(runs, names)))]
         blocks.append(Bars(tuple(_glance(runs, name) for name in names), _glances(runs, names)))
     else:
         blocks.append(Words("No run has been evaluated yet, so there are no scores to show."))
@@ -65,10 +73,7 @@ def summary(runs: Sequence[Run]) -> Section:
 
 def _sentences(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     """The highest score on each set, in words, and how far it falls from the internal one."""
-    found = [
-        "IoU, the measure below, is the overlap of mapped and true ground of a class: 0 for none, 1 for a perfect map. "
-        "Its mean over classes counts a rare crop as much as a common one."
-    ]
+    found = []
     for name in names:
         shown = over_seeds(runs, name)
         first = shown[0].evaluations[0]
@@ -79,15 +84,15 @@ def _sentences(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
         (best, model), rest = ranked[0], ranked[1:]
         if np.isnan(best.mean):
             continue
-        text = f"{name}: {model} reaches a mean IoU of {best} over the classes present ({PROTOCOLS[first.protocol]})"
+        text = f"{name} ({PROTOCOLS[first.protocol]}): {model} scores {best.mean:.2f}"
         if rest:
-            others = ", ".join(f"{who} {format_score(spread.mean)}" for spread, who in rest)
-            text += f"; next to it {others}"
+            others = ", ".join(f"{who} {'n/a' if np.isnan(one.mean) else f'{one.mean:.2f}'}" for one, who in rest)
+            text = f"{name} ({PROTOCOLS[first.protocol]}): {model} scores highest with {best.mean:.2f}, then {others}"
         home = [one for one in over_seeds(runs, "internal") if one.model == model] if name != "internal" else []
         for at_home in home:
             step = best.mean - at_home.score("miou_present", first.protocol).mean
             way = "above" if step > 0 else "below"
-            text += f". That is {abs(step):.4f} {way} what it has on internal, counted alike"
+            text += f". {model} is {abs(step):.2f} {way} its own score on internal, counted in the same way"
         found.append(text + ".")
     return found
 
@@ -174,22 +179,22 @@ def confusion(runs: Sequence[Run]) -> Section:
             total = np.sum([evaluation.confusion for evaluation in one.evaluations], axis=0)
             added = [f"{one.n} added up"] if len(one.seeds) > 1 else []
             note = "; ".join([*added, *first.caveats])
-            number = "Figure 4. " if name == "internal" else ""
+            number = "Figure 4. Confusion of " if name == "internal" else ""
             anchor = "figure-4" if number and not any(isinstance(b, Matrix) and b.anchor for b in found) else ""
             found.append(Matrix(f"{number}{one.model} on {name}", first.classes, total, note, anchor))
     if not found:
-        return Section("confusion", "Confusion", (Words("Nothing evaluated."),))
+        return Section("confusion", "Confusion matrices", (Words("Nothing evaluated."),))
     text = (
-        "Of the pixels of each true class (row), the percentage given to each class (column). All valid pixels; shares "
-        "below 0.5 % are not written; rows of absent classes are empty."
+        "Which class is taken for which: of the pixels of each true class (row), the percentage mapped as each class "
+        "(column); the diagonal is right. All valid pixels; shares below 0.5 % are not written; rows of classes that "
+        "do not occur are empty."
     )
-    return Section("confusion", "Confusion", (Words(text), Legend(), *found))
+    return Section("confusion", "Confusion matrices", (Words(text), Legend(), *found))
 
 
 def training(runs: Sequence[Run]) -> Section:
-    """Curves, class weights, importances."""
+    """Curves and importances."""
     blocks: list[Block] = []
-    names = runs[0].spec.taxonomy.names
     anchored = False
     for name, group in groups(runs):
         chosen = [one.validation.get("epoch") for one in group]
@@ -207,9 +212,9 @@ def training(runs: Sequence[Run]) -> Section:
         anchored = True
         blocks += [Heading(title), Figure(f"Figure 3. Training dynamics of {name}", pictures, note, anchor)]
     for name, group in groups(runs):
-        for one in (tables.weights(group[0], names, name), _importances(name, group)):
-            if one is not None:
-                blocks.append(Grid(one, style="narrow"))
+        if (one := _importances(name, group)) is not None:
+            blocks.append(Grid(one, style="narrow"))
+    blocks.append(Words("Class weights of the loss stand in Table 4, the configuration in Table 5.", quiet=True))
     return Section("training", "Training", tuple(blocks))
 
 
@@ -231,7 +236,7 @@ def _importances(name: str, group: Sequence[Run]) -> Table | None:
 
 
 def data(runs: Sequence[Run]) -> Section:
-    """Composition and parts of each training dataset that is still on disk."""
+    """Parts of each training dataset that is still on disk; its composition stands in Tables 2 and 3."""
     found: dict[tuple[str, str], list[Block]] = {}
     for run in runs:
         key = (run.spec.manifest_digest, run.spec.split)
@@ -241,15 +246,17 @@ def data(runs: Sequence[Run]) -> Section:
             if run.dataset_root is None:
                 raise InputError("the run's config does not tell where its dataset lies")
             dataset = open_dataset(run.dataset_root)
-            shown = [tables.countries(dataset), tables.composition(dataset), tables.parts(dataset, run.spec.split)]
+            if dataset.digest != run.spec.manifest_digest:
+                raise InputError(f"the dataset at {dataset.root} was prepared again since {run.name} was trained")
+            parts = tables.parts(dataset, run.spec.split)
         except InputError as error:
             found[key] = [Heading(run.spec.dataset), Missing(f"Not shown: {error}")]
             continue
         remark = f"Manifest SHA-256 {dataset.digest}"
-        if dataset.digest != run.spec.manifest_digest:
-            remark += f". The dataset was prepared again since {run.name} was trained: these are not its tables"
-        found[key] = [Heading(dataset.spec.name), Words(remark, quiet=True), *(Grid(one) for one in shown)]
-    return Section("data", "Training data", tuple(block for blocks in found.values() for block in blocks))
+        name = f"{dataset.spec.name}{' (simulated)' if dataset.spec.simulated else ''}"
+        found[key] = [Heading(name), Grid(parts), Words(remark, quiet=True)]
+    lead = Words("Patches per country stand in Table 2, pixels and patches per class in Table 3.")
+    return Section("data", "Training data", (lead, *(block for blocks in found.values() for block in blocks)))
 
 
 def described(runs: Sequence[Run]) -> Section:

@@ -33,7 +33,7 @@ PARTS: Final[tuple[tuple[str, str, Callable[[Sequence[Run]], list[Table]]], ...]
     (
         "Confidence",
         "Whether a model is right as often as it says. Below the dashed line it is surer than it should be. "
-        "Recalibrated is what the validation part alone can mend.",
+        "Mended is what the validation part alone can put right.",
         depth.calibration,
     ),
     ("Field edges", "Pixels near the edge of a parcel mix two crops; those inside do not.", depth.boundary),

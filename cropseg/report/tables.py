@@ -1,4 +1,4 @@
-"""What the report's tables hold, as plain strings: scores, classes, and the dataset's composition."""
+"""What the report's tables hold, as plain strings: scores, classes, and the parts of a dataset."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Table:
         return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
 
     def to_latex(self, label: str = "") -> str:
-        r"""A floating LaTeX table; it needs the packages :data:`cropseg.report.latex.PACKAGES`.
+        r"""A LaTeX table; it needs the packages :data:`cropseg.report.latex.PACKAGES`.
 
         Args:
             label: What ``\ref`` finds it by; empty for none.
@@ -167,42 +167,6 @@ def _with(note: str, evaluation: Evaluation) -> str:
     return " ".join([note, *(f"{text.capitalize()}." for text in evaluation.caveats)])
 
 
-def countries(dataset: Dataset) -> Table:
-    """Table 2 of the paper: patches per country."""
-    names, counts = np.unique(dataset.manifest["country"].to_pylist(), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    rows = [(str(names[i]), f"{counts[i]:,}", format_share(counts[i], len(dataset))) for i in order]
-    columns = (Column("country", text=True), Column("patches"), Column("share"))
-    return Table("Patches per country", columns, (*rows, ("Total", f"{len(dataset):,}", "100.000%")), _source(dataset))
-
-
-def composition(dataset: Dataset) -> Table:
-    """Table 3 of the paper: pixels per class, and patches that hold at least one pixel of it."""
-    counts = np.array(dataset.manifest["counts"].to_pylist(), dtype=np.int64).reshape(len(dataset), -1)
-    pixels, patches = counts.sum(axis=0), (counts > 0).sum(axis=0)
-    names = dataset.spec.taxonomy.names
-    rows = tuple(
-        (
-            names[i],
-            f"{pixels[i]:,}",
-            format_share(pixels[i], pixels.sum()),
-            f"{patches[i]:,}",
-            format_share(patches[i], len(dataset)),
-        )
-        for i in np.argsort(-pixels, kind="stable")
-    )
-    ignored = int(np.sum(dataset.manifest["ignored"].to_pylist()))
-    columns = (
-        Column("class", text=True),
-        Column("pixels"),
-        Column("of labelled pixels"),
-        Column("patches with it"),
-        Column("of patches"),
-    )
-    note = f"{int(pixels.sum()):,} labelled pixels; {ignored:,} more are unknown (255) and count nowhere. "
-    return Table("Pixels and patches per class", columns, rows, note + _source(dataset))
-
-
 def parts(dataset: Dataset, split: str) -> Table:
     """Patches and places of each part of a split."""
     rows_of = dataset.parts(split)
@@ -218,16 +182,8 @@ def parts(dataset: Dataset, split: str) -> Table:
     )
     unused = len(dataset) - sum(len(rows_of[part]) for part in PARTS)
     columns = (Column("part", text=True), Column("patches"), Column("share"), Column("regions of interest"))
-    return Table(f"Split {split}", columns, rows, f"{unused:,} patches lie in the buffer and are used by none.")
-
-
-def weights(run: Run, names: Sequence[str], model: str) -> Table | None:
-    """Class weights of the loss, as the run or its config has them; None without. ``model`` is the run's label."""
-    found = class_values(run, len(names))
-    if found is None:
-        return None
-    rows = tuple((name, f"{value:.3g}") for name, value in zip(names, found, strict=True))
-    return Table(f"Class weights of the loss, {model}", (Column("class", text=True), Column("weight")), rows)
+    note = f"{unused:,} patches belong to no part, such as those between parts." if unused else ""
+    return Table(f"Parts of split {split}", columns, rows, note)
 
 
 def class_values(run: Run, count: int) -> list[float] | None:
@@ -300,7 +256,3 @@ def set_names(runs: Sequence[Run]) -> list[str]:
 def format_share(part: int, whole: int) -> str:
     """A share with three decimals, as the paper prints it; ``n/a`` of nothing."""
     return f"{part / whole:.3%}" if whole else "n/a"
-
-
-def _source(dataset: Dataset) -> str:
-    return f"Dataset {dataset.spec.name}{', simulated' if dataset.spec.simulated else ''}."

@@ -26,7 +26,7 @@ from cropseg.report.content import (
     Steps,
     Words,
 )
-from cropseg.report.latex import escape
+from cropseg.report.latex import escape, unknown_letters
 from cropseg.report.page import shares
 from cropseg.report.tables import Column, Table
 
@@ -142,7 +142,7 @@ PREAMBLE: Final = r"""\documentclass[10pt,a4paper]{article}
 \ifPDFTeX\usepackage[T1]{fontenc}\usepackage[utf8]{inputenc}\fi
 \usepackage{lmodern,textcomp,amsmath,amssymb}
 \usepackage[margin=22mm]{geometry}
-\usepackage{array,booktabs,longtable,graphicx,xcolor,pdflscape,hyperref}
+\usepackage{array,booktabs,longtable,graphicx,xcolor,hyperref}
 \hypersetup{colorlinks,allcolors=black}
 \setlength{\parindent}{0pt}\setlength{\parskip}{.5em}\setlength{\tabcolsep}{4pt}
 """
@@ -151,7 +151,7 @@ PREAMBLE: Final = r"""\documentclass[10pt,a4paper]{article}
 def to_latex(report: Report, files: Files) -> str:
     """The report as a LaTeX document that needs nothing beyond a usual installation and its pictures."""
     lines = [
-        PREAMBLE + rf"\title{{{escape(report.title)}}}" + "\n" + r"\date{}" + "\n" + r"\begin{document}",
+        rf"\title{{{escape(report.title)}}}" + "\n" + r"\date{}" + "\n" + r"\begin{document}",
         r"\maketitle",
         escape(report.lead),
     ]
@@ -164,7 +164,10 @@ def to_latex(report: Report, files: Files) -> str:
         for block in section.blocks:
             lines += _latex(block, report, files)
     lines += [r"\medskip\hrule\medskip", rf"{{\small {escape(report.sources)}}}", r"\end{document}"]
-    return "\n\n".join(line for line in lines if line) + "\n"
+    text = "\n\n".join(line for line in lines if line) + "\n"
+    # pdfLaTeX stops at a letter that its fonts lack: it gets a question mark.
+    missing = "".join(rf"\DeclareUnicodeCharacter{{{ord(one):04X}}}{{?}}" for one in unknown_letters(text))
+    return PREAMBLE + (f"\\ifPDFTeX{missing}\\fi\n" if missing else "") + text
 
 
 def _latex(block: Block, report: Report, files: Files) -> Iterator[str]:
@@ -178,9 +181,9 @@ def _latex(block: Block, report: Report, files: Files) -> Iterator[str]:
         case Grid() if block.anchor.startswith("table-"):
             yield block.table.to_latex(block.anchor).rstrip()
         case Grid() | Grouped() | Bars():
-            yield _longtable(block.table)
+            yield block.table.to_latex().rstrip()
         case Matrix():
-            yield _longtable(_percent(block))
+            yield _percent(block).to_latex().rstrip()
         case Figure():
             yield _latex_figure(block, files)
         case Steps():
@@ -207,24 +210,6 @@ def _latex(block: Block, report: Report, files: Files) -> Iterator[str]:
             yield rf"\textbf{{{escape(block.title)}}}"
             for one in block.blocks:
                 yield from _latex(one, report, files)
-
-
-def _longtable(table: Table) -> str:
-    """A table that breaks over pages, its words in columns that share the width."""
-    texts = sum(column.text for column in table.columns)
-    width = max(0.9 - 0.07 * (len(table.columns) - texts), 0.3) / max(texts, 1)
-    words = rf">{{\raggedright\arraybackslash}}p{{{width:.3f}\linewidth}}"
-    form = "".join(words if column.text else "r" for column in table.columns)
-    rows = [" & ".join(escape(cell) for cell in row) + r" \\" for row in table.rows]
-    heads = " & ".join(rf"\textbf{{{escape(column.title)}}}" for column in table.columns) + r" \\"
-    rules = [f"{escape(column.title)}: {escape(column.rule)}." for column in table.columns if column.rule]
-    begin = [r"{\scriptsize", rf"\begin{{longtable}}{{{form}}}", r"\toprule", heads, r"\midrule\endhead"]
-    parts = [
-        rf"\textbf{{{escape(table.title)}}}\nopagebreak",
-        "\n".join([*begin, *rows, r"\bottomrule", r"\end{longtable}", "}"]),
-        rf"{{\footnotesize {' '.join([*rules, escape(table.note)])}}}",
-    ]
-    return "\n\n".join(parts)
 
 
 def _items(items: Iterator[str], kind: str = "itemize") -> str:

@@ -15,9 +15,10 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
 from cropseg.pictures import choose_patches
-from cropseg.report import beside, claims, content, figures, panels, sections, tables, writers
+from cropseg.report import beside, claims, content, figures, panels, paper_data, sections, tables, writers
 from cropseg.report import page as page_module
 from cropseg.report.build import build_report
+from cropseg.report.paper_form import Shown
 from cropseg.runs import Run, label, open_run, open_runs
 from cropseg.scores import MEANS, SIMULATED_NOTE
 from cropseg.seeds import SeedScores
@@ -101,11 +102,11 @@ def test_every_part_is_there(page):
     words = Page(text).words
     for heading in ("Scores", "Class by class", "Image, truth and prediction", "Confusion", "Training data", "Runs"):
         assert heading in words
-    for title in ("Loss", "Validation mIoU", "Learning rate", "Class weights", "Feature importances", "Split location"):
+    for title in ("Loss", "Validation mIoU", "Learning rate", "Class weights", "Feature importances", "Parts of split"):
         assert title in words
     assert "Patches per country" in words
     assert "B08 0.7500 B02 0.2500" in words
-    assert "Pixels and patches per class" in words
+    assert text.count("Patches per country</figcaption>") == 1
     # Curves of one run: 3; panels: 2 of the internal test part and 4 away; best, median and worst away; 6 pictures
     # each, 2 of the example, and 2 reliability diagrams. The empty one is that of the enlarged view.
     parsed = Page(text)
@@ -117,7 +118,7 @@ def test_every_part_is_there(page):
         assert f"Figure {number}" in words
     for number in range(1, 6):
         assert f'id="figure-{number}"' in text
-    assert "not evaluated: python evaluate.py evaluation=[dacia5]" in words
+    assert "not evaluated; Table 9 tells how to" in words
 
 
 def test_scores_lie_beside_the_page_as_csv_and_markdown(page, runs):
@@ -184,7 +185,7 @@ def test_a_dataset_made_again_is_not_passed_off_as_the_old_one(tmp_path):
     run = open_run(run.path)
     (gallery,) = panels.galleries([run], ["internal"], 1)
     assert "prepared again since the evaluation" in gallery.reason
-    assert "these are not its tables" in words_of(sections.data([run]))
+    assert "prepared again since r was trained" in words_of(sections.data([run]))
 
 
 def test_weights_that_are_gone_cost_the_panels_alone(runs):
@@ -224,18 +225,20 @@ def test_impossible_options_are_refused(runs, tmp_path, out, panels):
 
 
 def test_composition_counts_what_lies_in_the_masks(tmp_path):
-    data = make_dataset(tmp_path, n=6, size=16, ignored=True)
+    data = make_dataset(tmp_path / "d", n=6, size=16, ignored=True)
     masks = np.stack([data.mask(row) for row in range(6)])
-    table = tables.composition(data)
-    found = {row[0]: row for row in table.rows}
+    shown = Shown((open_run(make_run(tmp_path / "r", spec_for(data), data)),))
+    table = paper_data.composition(shown).table
+    found = {row[0]: (row[0], *row[5:]) for row in table.rows}
     valid = masks[masks != 255]
     for i, name in enumerate(data.spec.taxonomy.names):
         pixels = int((valid == i).sum())
         assert found[name][1] == f"{pixels:,}"
         assert found[name][2] == f"{pixels / valid.size:.3%}"
         assert found[name][3] == str(int((masks == i).any(axis=(1, 2)).sum()))
-    assert f"{(masks == 255).sum():,} more are unknown" in table.note
-    assert tables.countries(data).rows == (("XX", "6", "100.000%"), ("Total", "6", "100.000%"))
+    assert f"{(masks == 255).sum():,} more pixels are unknown" in table.note
+    countries = {row[0]: row[3:] for row in paper_data.countries(shown).table.rows}
+    assert countries["XX"] == countries["Total"] == ("6", "100.000%")
     assert [row[:2] for row in tables.parts(data, "location").rows] == [("train", "4"), ("val", "1"), ("test", "1")]
 
 
@@ -328,7 +331,7 @@ def test_seeds_of_one_model_are_shown_with_their_range_first(tmp_path, capsys):
     assert expected in words
     assert words.index("Scores over seeds") < words.index("Run by run")
     assert "net, 3 seeds: mean and range" in words
-    assert "2 models in 4 runs" in words
+    assert "2 models (4 trained runs)" in words
     assert "3 seeds added up" in words
     for name in ("r_seeds.csv", "r_seeds.md"):
         text = (tmp_path / name).read_text()
@@ -374,7 +377,7 @@ def test_best_median_and_worst_are_told_by_what_they_are(page, runs):
         ids.append(one)
         means.append(np.mean(found))
     for role, score in (("Best", max(means)), ("Median", sorted(means)[1]), ("Worst", min(means))):
-        assert f"{role} ({score:.2f}): " in words
+        assert f"{role} (mean {score:.2f}): " in words
 
 
 def test_models_are_let_go_of_after_their_panels(runs, tmp_path, monkeypatch):
@@ -404,17 +407,23 @@ def test_what_a_model_learned_from_is_claimed(tmp_path):
 @pytest.mark.parametrize(
     ("share", "n", "part", "simulated", "expected"),
     [
-        (0.0, 3, "test", False, "this way of training"),
-        (0.0, 1, "test", False, "this one fitted model"),
-        (0.2, 2, "test", False, "an upper bound: some of the ground was trained on; these 2 runs"),
+        (0.0, 3, "test", False, "holds for this way of training"),
+        (0.0, 1, "test", False, "holds for this one trained model"),
+        (0.2, 2, "test", False, "an upper bound: some of the ground was trained on; holds for these 2 runs"),
         (
             None,
             1,
             "test",
             False,
-            "an upper bound: whether the ground was trained on is not known; this one fitted model",
+            "an upper bound: whether the ground was trained on is not known; holds for this one trained model",
         ),
-        (0.0, 3, "val", True, "that the software works, nothing about fields; fit to what it was trained on or chosen"),
+        (
+            0.0,
+            3,
+            "val",
+            True,
+            "that the software works; nothing about real fields; fit to what it was trained on or chosen",
+        ),
     ],
 )
 def test_what_may_be_said_follows_ground_seeds_and_part(runs, share, n, part, simulated, expected):
