@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -29,7 +29,7 @@ from cropseg.evaluate import EvaluationSet, examine
 from cropseg.ground import places, shared_area, shared_ground
 from cropseg.leakage_tables import Gap, SplitScore, gap_table, notes, split_table
 from cropseg.metrics import Protocol, scores
-from cropseg.redraw import LEAST_PLACES, Places
+from cropseg.redraw import Places
 from cropseg.report.tables import Table
 from cropseg.runs import NOT_OF_A_MODEL, Run, open_run, open_runs
 from cropseg.scores import MEANS, PROTOCOLS
@@ -70,12 +70,15 @@ def asked_splits(config: DictConfig) -> list[str]:
 
 
 def check_splits(root: Path, splits: Sequence[str]) -> None:
-    """Refuse splits that the dataset at ``root`` does not have.
+    """Refuse fewer than two splits, and those that the dataset at ``root`` does not have.
 
     Raises:
+        ConfigError: There is nothing to compare.
         InputError: There is no dataset, or it lacks some; the remedy is the command that draws them.
     """
     remedy = f"python splits.py root={root}"
+    if len(set(splits)) < 2:
+        raise ConfigError("experiment=leakage compares splits", ", ".join(splits), "give dataset.split two or more")
     if not (root / "manifest.parquet").is_file():
         raise InputError(
             f"no dataset at {root}", None, f"prepare it (python prepare.py), then draw its splits: {remedy}"
@@ -190,35 +193,45 @@ def gaps(found: Sequence[SplitScore], place: Mapping[str, str], score: str, prot
         score: Key of :data:`cropseg.scores.MEANS`.
         protocol: Which pixels count.
     """
-    raw = []
+    found_gaps = []
     for one, other in combinations(found, 2):
-        everywhere = sorted({*one.places[0], *other.places[0]})
-        both = len({*one.places[0]} & {*other.places[0]})
-        value = one.score.mean - other.score.mean
-        enough = one.interval is not None and other.interval is not None
-        padded = [[_padded(run, everywhere) for run in side.places] for side in (one, other)]
-        compared = intervals.compare(padded[0], padded[1], score, protocol) if enough else None
-        common = sorted({*one.patches[0]} & {*other.patches[0]})
+        everywhere = {*one.places[0], *other.places[0]}
+        common = {*one.patches[0]} & {*other.patches[0]}
+        whole = [[_padded(run, everywhere) for run in side.places] for side in (one, other)]
         same = [
             [_by_place({patch: run[patch] for patch in common}, place) for run in side.patches] for side in (one, other)
         ]
         means = [np.mean([_score(run, score, protocol) for run in side]) if common else math.nan for side in same]
-        many = enough and len(same[0][0]) >= LEAST_PLACES
-        raw.append(
+        found_gaps.append(
             Gap(
-                one.split, other.split, compared, value, both, len(common), float(means[0] - means[1]),
-                intervals.compare(same[0], same[1], score, protocol) if many else None, math.nan,
+                looser=one.split,
+                stricter=other.split,
+                value=one.score.mean - other.score.mean,
+                found=_compared(whole, score, protocol),
+                both=len({*one.places[0]} & {*other.places[0]}),
+                same_patches=len(common),
+                same=float(means[0] - means[1]),
+                same_found=_compared(same, score, protocol),
             )
-        )  # fmt: skip
-    corrected = intervals.holm({str(n): gap.found.p for n, gap in enumerate(raw) if gap.found is not None})
-    return [replace(gap, p=corrected.get(str(n), math.nan)) for n, gap in enumerate(raw)]
+        )
+    corrected = intervals.holm({str(n): gap.found.p for n, gap in enumerate(found_gaps) if gap.found is not None})
+    return [replace(gap, p=corrected.get(str(n), math.nan)) for n, gap in enumerate(found_gaps)]
+
+
+def _compared(sides: Sequence[Sequence[Places]], score: str, protocol: Protocol) -> intervals.Comparison | None:
+    """The difference of two splits; None where one of them has too few places."""
+    try:
+        return intervals.compare(sides[0], sides[1], score, protocol)
+    except InputError:
+        return None
 
 
 def _score(run: Places, score: str, protocol: Protocol) -> float:
-    return float(scores(sum(run.values(), start=np.zeros_like(next(iter(run.values())))), protocol)[score])
+    return float(scores(np.sum(list(run.values()), axis=0), protocol)[score])
 
 
-def _padded(run: Places, everywhere: Sequence[str]) -> Places:
+def _padded(run: Places, everywhere: Iterable[str]) -> Places:
+    """With an empty matrix for each place that the run holds nothing of."""
     none = np.zeros_like(next(iter(run.values())))
     return {name: run.get(name, none) for name in everywhere}
 

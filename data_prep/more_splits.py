@@ -41,7 +41,8 @@ def add(root: str | Path, splits: Mapping[str, Split], *, even: bool = False, se
 
     Raises:
         ConfigError: No split was named.
-        InputError: There is no finished dataset, or another preparation is at work on it.
+        InputError: There is no finished dataset, another preparation is at work on it, or an even split was drawn
+            among others, with another number of patches.
         CropsegError: None could be drawn; the first reason.
     """
     root = Path(root)
@@ -100,6 +101,12 @@ def _even(root: Path, splits: Sequence[Split], seed: int) -> list[str]:
         for name, rows in tables.items()
     }
     least = min(len(ids) for ids in learned.values())
+    for split in splits:
+        path = root / "splits" / f"{split.name}{EVEN}.parquet"
+        there = least if not path.is_file() else read_table(path)["part"].to_pylist().count("train")
+        if there != least:
+            remedy = f"name the splits that it was drawn with, or remove {path} if no model was trained under it"
+            raise InputError(f"{split.name}{EVEN} has {there} training patches, and the smallest has", least, remedy)
     found = []
     for split in splits:
         thinned = replace(split, name=split.name + EVEN)  # type: ignore[type-var]

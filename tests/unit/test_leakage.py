@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 import shapely
 from factory import make_dataset
 from fakes import Nearest, make_run, spec_for
@@ -81,14 +83,14 @@ def test_one_table_of_all_splits(sweep, data, capsys):
     assert shares == [("100.0%",) * 3, ("0.0%",) * 3]
     runs = {run.spec.split: run for run in map(open_run, sorted(sweep.glob("*_fake")))}
     found = {split: scores(run.evaluations["internal"].confusion)["pixel_accuracy"] for split, run in runs.items()}
-    assert [row["pixel acc."] for row in rows] == [f"{found[split]:.4f}" for split in ("random", "location")]
+    assert [row["over seeds"] for row in rows] == [f"{found[split]:.4f}" for split in ("random", "location")]
+    assert all(re.fullmatch(r"0\.\d{4} \[\d\.\d{4}, \d\.\d{4}\]", row["pixel acc."]) for row in rows)
     assert between.rows[0][0] == "random - location"
-    assert float(between.rows[0][1]) == pytest.approx(found["random"] - found["location"], abs=1e-4)
-    low, high = (float(end) for end in between.rows[0][2].split(" … "))
-    assert low < found["random"] - found["location"] < high
+    value, low, high = (float(end) for end in re.findall(r"[-+]\d\.\d{4}", between.rows[0][1]))
+    assert value == pytest.approx(found["random"] - found["location"], abs=1e-4)
+    assert low < value < high
     # The twelve last patches of the loose test lie in the strict one too, and a fake model learns nothing.
-    assert between.rows[0][4:6] == ("12", "12")
-    assert between.rows[0][6] == "+0.0000 (0.0000 … 0.0000)"
+    assert between.rows[0][3:6] == ("12", "12", "+0.0000 [+0.0000, +0.0000]")
     text = (sweep / "leakage.md").read_text()
     assert "Simulated: measures the software" in text
     assert "whatever else differs" in text
@@ -118,13 +120,30 @@ def test_a_gap_is_paired_where_both_test_the_same_place():
     assert apart.p <= 1
 
 
+def test_a_gap_is_as_sure_as_the_test_part_with_fewer_places():
+    """Twelve places against sixty: the interval is at least that of Student with eleven degrees of freedom."""
+    random = np.random.default_rng(0)
+    few, many = (
+        {f"{name}{n}": np.diag([hits := random.integers(1, 50), 0]) + [[0, 50 - hits], [0, 0]] for n in range(count)}
+        for name, count in (("p", 12), ("q", 60))
+    )
+    (gap,) = gaps(
+        [split_score("random", few), split_score("block", many)], {n: n for n in (*few, *many)}, "pixel_accuracy", "all"
+    )
+    assert gap.found.clusters == 12
+    errors = [np.std([one[0, 0] / 50 for one in side.values()], ddof=1) / len(side) ** 0.5 for side in (few, many)]
+    reach = (gap.found.high - gap.found.low) / 2
+    # Welch's reach for two unpaired means is a little less: its degrees of freedom are never below eleven.
+    assert reach == pytest.approx(scipy.stats.t.ppf(0.975, 11) * np.hypot(*errors), rel=0.1)
+
+
 def test_few_places_give_no_interval():
     few = split_score("block", {f"p{n}": np.eye(2, dtype=np.int64) for n in range(4)}, interval=None)
     many = split_score("random", {f"q{n}": np.eye(2, dtype=np.int64) for n in range(20)})
     (gap,) = gaps([many, few], {f"{x}{n}": f"{x}{n}" for x in "pq" for n in range(20)}, "miou", "all")
     assert gap.found is None
     assert np.isnan(gap.p)
-    assert "none: fewer than 10 places" in gap_table([gap], "miou").to_markdown()
+    assert "+0.0000 (fewer than 10 places)" in gap_table([gap], "miou").to_markdown()
 
 
 def split_score(split, places, interval="some"):
@@ -172,7 +191,9 @@ def test_missing_splits_are_named_with_the_command(data, tmp_path):
     assert f"python splits.py root={data.root}" in str(error.value)
     assert "dataset.split=random,location" in str(error.value)
     with pytest.raises(InputError, match=r"python prepare\.py"):
-        check_splits(tmp_path, ["random"])
+        check_splits(tmp_path, ["random", "location"])
+    with pytest.raises(ConfigError, match="two or more"):
+        check_splits(data.root, ["random"])
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,9 @@ def test_missing_splits_are_added_and_those_there_stay(tmp_path, capsys):
         for part in ("val", "test"):
             one, other = ({r["id"] for r in read[kind] if r["part"] == part} for kind in (name, f"{name}_even"))
             assert one == other
+    more = {"l": LocationSplit(cell_m=640)} if len(learned["location"]) > least else {"r": RandomSplit()}
+    with pytest.raises(InputError, match=f"has {least} training patches"):  # drawn beside others, it would be larger
+        more_splits.add(root, more, even=True)
     with pytest.raises(ConfigError, match="two countries"):
         more_splits.add(root, {"c": CountrySplit()})
     with pytest.raises(ConfigError, match="no split was named"):
