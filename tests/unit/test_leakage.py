@@ -124,7 +124,7 @@ def test_a_gap_is_as_sure_as_the_test_part_with_fewer_places():
     """Twelve places against sixty: the interval is at least that of Student with eleven degrees of freedom."""
     random = np.random.default_rng(0)
     few, many = (
-        {f"{name}{n}": np.diag([hits := random.integers(1, 50), 0]) + [[0, 50 - hits], [0, 0]] for n in range(count)}
+        {f"{name}{n}": np.array([[hits := random.integers(1, 50), 50 - hits], [0, 0]]) for n in range(count)}
         for name, count in (("p", 12), ("q", 60))
     )
     (gap,) = gaps(
