@@ -14,11 +14,12 @@ from cropseg.maps import score_map
 @cli.command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Open the models, build the sets, score; or lay a map on parcels."""
+    out = None if cfg.out is None else str(cfg.out)
     if cfg.map is not None:
-        score_map(cfg.map, instantiate(cfg.truth), cfg.legend, cfg.out)
+        score_map(str(cfg.map), instantiate(cfg.truth), cfg.legend, out)
         return
     sets = [instantiate(one) for one in (cfg.evaluation or {}).values()]
-    runs = open_models(cfg.run, cfg.paths.runs, cfg.out)
+    runs = open_models(cfg.run, cfg.paths.runs, out)
     evaluate_runs(runs, sets, cfg.batch_size, cfg.tta, calibration=cfg.calibration)
 
 

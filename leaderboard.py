@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
 from cropseg import cli
@@ -11,10 +13,14 @@ from cropseg.leaderboard import show
 @cli.command("leaderboard")
 def main(cfg: DictConfig) -> None:
     """Find the stored evaluations, print the table."""
-    run = cfg.paths.runs if cfg.run is None else cfg.run
-    paths = [str(one) for one in (run if OmegaConf.is_list(run) else [run])]
-    options = {"seeds": cfg.seeds, "sort": cfg.sort, "sets": cfg.sets, "out": cfg.out, "runs": cfg.paths.runs}
-    show(paths, cfg.score, cfg.protocol, **options)
+    out = None if cfg.out is None else str(cfg.out)
+    options = {"seeds": cfg.seeds, "sort": cfg.sort, "sets": _texts(cfg.sets), "out": out, "runs": cfg.paths.runs}
+    show(_texts(cfg.run) or [cfg.paths.runs], str(cfg.score), cfg.protocol, **options)
+
+
+def _texts(value: Any) -> list[str] | None:
+    """One or several words of an option."""
+    return None if value is None else [str(one) for one in (value if OmegaConf.is_list(value) else [value])]
 
 
 if __name__ == "__main__":

@@ -59,7 +59,10 @@ class EvaluationSet:
     beside: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the values that are one of a few."""
+        """Check the values that are one of a few, and those that must be words."""
+        for what, value in (("name", self.name), ("root", self.root), ("split", self.split)):
+            if not isinstance(value, str) and (what == "name" or value is not None):
+                raise ConfigError(f"{what} of an evaluation set must be a word", value, 'quote it: "..."')
         if self.part not in PARTS:
             raise ConfigError(f"part of evaluation set {self.name}", self.part, f"choose from {', '.join(PARTS)}")
         if self.protocol not in get_args(Protocol):

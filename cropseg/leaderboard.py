@@ -88,11 +88,15 @@ def rank(
         sets: Names of the sets to show; None for all.
 
     Raises:
-        ConfigError: An unknown score, protocol or set.
+        ConfigError: An unknown score, class, protocol or set.
     """
     check_score(score)
     if protocol is not None and protocol not in PROTOCOLS:
         raise ConfigError("unknown protocol", protocol, f"choose from {', '.join(PROTOCOLS)}, or null")
+    classes = dict.fromkeys(name for entry in entries for one in entry.evaluations for name in one.classes)
+    kind, _, name = score.partition(":")
+    if kind in OF_A_CLASS and name not in classes:
+        raise ConfigError("no run was scored on the class", name, f"choose from {', '.join(classes)}")
     groups = group(entries) if seeds else [[entry] for entry in entries]
     labels = group_labels(groups)
     known = sorted({one.key for entry in entries for one in entry.evaluations})
@@ -305,9 +309,11 @@ def show(
 
     Raises:
         InputError: A folder holds nothing, or a file is broken.
-        ConfigError: As for :func:`rank`.
+        ConfigError: As for :func:`rank`, or an option of another kind.
     """
     check_score(score)
+    if not isinstance(seeds, bool):
+        raise ConfigError("seeds", seeds, "choose true or false")
     entries = [read(path) for path in track(find(paths, runs), "reading evaluations")]
     if empty := [entry.name for entry in entries if not entry.evaluations]:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""

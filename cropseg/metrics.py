@@ -85,7 +85,7 @@ def scores(
         InputError: The matrix is not square, not whole-numbered, or has negative counts.
         ConfigError: An unknown protocol or background id.
     """
-    counts = _checked(confusion)
+    counts = checked(confusion)
     n = len(counts)
     if protocol not in PROTOCOLS:
         raise ConfigError("unknown protocol", protocol, f"choose from {', '.join(PROTOCOLS)}")
@@ -179,7 +179,12 @@ def mean_of_known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
 
 
-def _checked(confusion: npt.NDArray[Any]) -> Confusion:
+def checked(confusion: npt.ArrayLike) -> Confusion:
+    """A confusion matrix as int64.
+
+    Raises:
+        InputError: It is not square, not whole-numbered, or has negative counts.
+    """
     counts = np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or len(counts) < 2:
         raise InputError(

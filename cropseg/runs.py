@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from cropseg import details
@@ -179,7 +180,7 @@ def open_run(path: str | Path) -> Run:
         config=_config(path / ".hydra" / "config.yaml"),
         choices={str(k): str(v) for k, v in choices.items()},
         history=read_history(path / "metrics.csv"),
-        validation=storage.read_json(validation) if validation.is_file() else {},
+        validation=_mapping(validation) if validation.is_file() else {},
         evaluations=stored(path / "evaluation"),
     )
 
@@ -187,7 +188,20 @@ def open_run(path: str | Path) -> Run:
 def stored(folder: Path) -> dict[str, Evaluation]:
     """The evaluations of a folder by their key; what lies beside them is none."""
     files = sorted(file for file in folder.glob("*.json") if not file.name.endswith(BESIDE))
-    return {file.stem: Evaluation.from_dict(storage.read_json(file)) for file in files}
+    return {file.stem: read_evaluation(file) for file in files}
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read a stored evaluation.
+
+    Raises:
+        InputError: The file is broken; it is named.
+    """
+    content = storage.read_json(path)
+    try:
+        return Evaluation.from_dict(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error.what}", error.value, error.remedy) from error
 
 
 def open_runs(run: object, folder: str | Path) -> list[Run]:
@@ -308,8 +322,18 @@ def _listed(run: object) -> list[Any]:
     return list(run) if isinstance(run, list | tuple) or OmegaConf.is_list(run) else [run]  # type: ignore[call-overload]
 
 
+def _mapping(path: Path) -> Mapping[str, Any]:
+    content = storage.read_json(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds no named values", None, "restore the file that train.py wrote")
+    return content
+
+
 def _config(path: Path) -> DictConfig:
-    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    try:
+        config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no config", str(error), "restore the file that train.py wrote") from error
     if not isinstance(config, DictConfig):
         raise InputError(f"{path} is no config", None, "restore the file that train.py wrote")
     return config

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cropseg import metrics
 from cropseg.core.errors import InputError
+from cropseg.metrics import checked
 
 Protocol = Literal["all", "crop"]
 PROTOCOLS: Final[Mapping[Protocol, str]] = {"all": "all valid pixels", "crop": "labelled crop pixels"}
@@ -131,15 +132,32 @@ class Evaluation:
         """Read back what :meth:`to_dict` gave; keys of later versions are left out.
 
         Raises:
-            InputError: A key is missing, or the matrix is not square over the classes.
+            InputError: A key is missing, a value is of another kind, or the matrix is none over the classes.
         """
-        known = {f.name for f in fields(cls)}
+        remedy = "remove the file and evaluate again"
         try:
-            matrix = np.array(data["confusion"], dtype=np.int64)
-            rest = {k: v for k, v in data.items() if k in known - {"classes", "confusion"}}
-            result = cls(classes=tuple(data["classes"]), confusion=matrix, **rest)
+            known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+            result = cls(**{**known, "classes": tuple(known["classes"]), "confusion": checked(known["confusion"])})
+            wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(result, name), kind)]
+            if result.sharing is not None:
+                wrong += [
+                    f"sharing.{key}" for key in ("years", "label_sources", "same_dataset") if key not in result.sharing
+                ]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError("not a stored evaluation", str(error), "remove the file and evaluate again") from error
-        if matrix.shape != (len(result.classes),) * 2:
-            raise InputError("confusion matrix does not fit the classes", matrix.shape, "evaluate again")
+            raise InputError("not a stored evaluation", str(error), remedy) from error
+        if wrong or not all(isinstance(name, str) for name in result.classes):
+            raise InputError("not a stored evaluation, by its", wrong or ["classes"], remedy)
+        if result.confusion.shape != (len(result.classes),) * 2:
+            raise InputError("confusion matrix does not fit the classes", result.confusion.shape, remedy)
+        if result.protocol not in PROTOCOLS:
+            raise InputError("an evaluation was stored under no protocol of ours", result.protocol, remedy)
         return result
+
+
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys(("set", "dataset", "root", "split", "part", "manifest_digest", "protocol", "note", "tta"), str),
+    **dict.fromkeys(("patches", "patch_size", "training_patch_size", "without_label", "without_data"), int),
+    "shared_ground": (float, int, type(None)),
+    "sharing": (dict, type(None)),
+}
+"""What the values of a stored evaluation are, as far as tables rely on it."""

@@ -16,8 +16,8 @@ import yaml
 from cropseg.core import storage
 from cropseg.core.errors import InputError
 from cropseg.predictor import latest_run
-from cropseg.runs import BESIDE, NOT_OF_A_MODEL, finished
-from cropseg.scores import PROTOCOLS, Evaluation
+from cropseg.runs import BESIDE, NOT_OF_A_MODEL, finished, read_evaluation
+from cropseg.scores import Evaluation
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read(path: Path) -> Entry:
         InputError: A file is broken; it is named.
     """
     run = (path / "spec.json").is_file()
-    evaluations = tuple(_evaluation(file) for file in _files(path / "evaluation" if run else path))
+    evaluations = tuple(read_evaluation(file) for file in _files(path / "evaluation" if run else path))
     if not run:
         name = path.name.removesuffix(".evaluation")
         return Entry(path, name, name, None, "", evaluations)
@@ -113,7 +113,10 @@ def read(path: Path) -> Entry:
     swept = (absolute.parent / "multirun.yaml").is_file()
     name = f"{absolute.parent.name}/{absolute.name}" if swept else absolute.name
     config, hydra = (_yaml(path / ".hydra" / f"{what}.yaml") for what in ("config", "hydra"))
-    choices = ((hydra.get("hydra") or {}).get("runtime") or {}).get("choices") or {}
+    choices: Any = hydra
+    for key in ("hydra", "runtime", "choices"):
+        choices = choices.get(key) if isinstance(choices, dict) else None
+    choices = choices if isinstance(choices, dict) else {}
     model, seed = str(choices.get("model", name)), config.get("seed")
     rest = {str(key): value for key, value in config.items() if key not in NOT_OF_A_MODEL}
     family = ""
@@ -136,20 +139,6 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is no config", None, "restore what train.py wrote")
     return content
-
-
-def _evaluation(path: Path) -> Evaluation:
-    content = storage.read_json(path)
-    remedy = "remove the file and evaluate again"
-    try:
-        found = Evaluation.from_dict(content)
-    except InputError as error:
-        raise InputError(f"{path}: {error.what}", error.value, remedy) from error
-    if found.protocol not in PROTOCOLS:
-        raise InputError(f"{path} was stored under no protocol of ours", found.protocol, remedy)
-    if (found.confusion < 0).any():
-        raise InputError(f"{path} has negative counts", int(found.confusion.min()), remedy)
-    return found
 
 
 def group(entries: Sequence[Entry]) -> list[list[Entry]]:

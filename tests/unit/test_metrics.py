@@ -135,7 +135,7 @@ def labels(draw_seed, n, absent, ignored):
     return truth, prediction
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 13), st.data())
 def test_equals_torchmetrics_and_sklearn_where_definitions_agree(seed, n, data):
     absent = data.draw(st.sets(st.integers(0, n - 1), max_size=n - 1))
@@ -164,7 +164,7 @@ def test_equals_torchmetrics_and_sklearn_where_definitions_agree(seed, n, data):
     assert found["miou_foreground"] == pytest.approx(sum(per_class[1:]) / (n - 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 12))
 def test_crop_protocol_equals_leaving_background_pixels_out(seed, n):
     truth, prediction = labels(seed, n, set(), ignored=0.1)
