@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from cropseg import metrics
 from cropseg.calibration import BINS, STEPS, Reliability, bins_of
+from cropseg.core.errors import MismatchError
 from cropseg.core.labels import BACKGROUND
 from cropseg.core.manifest import Dataset
 from cropseg.core.scene import UInt8Array
@@ -113,6 +114,7 @@ def count(
 
     Raises:
         InputError: A predicted label is no class.
+        MismatchError: A confidence is no probability.
     """
     confusion = metrics.confusion_matrix(truth[counted], predicted[counted], classes)
     known, mapped = truth[counted], predicted[counted]
@@ -125,6 +127,9 @@ def count(
     if confidence is not None:
         of_crop = (known != BACKGROUND).astype(np.int64)
         claimed = confidence[counted].astype(np.float64)
+        if not ((claimed >= 0) & (claimed <= 1 + 1e-4)).all():  # NaN is neither; sums of shares may round up
+            remedy = "it must give probabilities; one whose weights are no numbers must be trained again"
+            raise MismatchError("the model's confidence is no probability", float(claimed.max()), remedy)
         right = known == mapped
         place = bins_of(claimed)
         histogram = np.bincount((of_crop * 2 + right) * BINS + place, minlength=4 * BINS).reshape(2, 2, BINS)

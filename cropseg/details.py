@@ -194,7 +194,7 @@ def write(results: Path, key: str, details: Details, confusion: Confusion) -> No
     details.check(confusion)
     (results / f"{key}{SUFFIXES[2]}").unlink(missing_ok=True)
     names = sorted(details.clusters)
-    stack = np.stack([details.clusters[name] for name in names])
+    stack = np.array([details.clusters[name] for name in names], np.int64).reshape(-1, *confusion.shape)
     clusters = pa.table({"cluster": names, "confusion": lists(stack)}, schema=CLUSTERS)
     for suffix, table in ((SUFFIXES[0], details.patches), (SUFFIXES[1], clusters)):
         with storage.atomic_path(results / f"{key}{suffix}") as path:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from details import evaluation_of
 from factory import make_dataset
 from fakes import Hashed, Nearest, make_run, spec_for, with_predictor
 from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from scenes import Erratic, cut, make_scene
 from scipy.ndimage import distance_transform_edt
 
-from cropseg import details
+from cropseg import details, evidence
 from cropseg.calibration import BINS
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
@@ -362,6 +363,33 @@ def test_a_model_without_confidence_says_so(tmp_path):
     found = examine(Hashed(spec_for()), EvaluationSet("x", str(data.root), "location"))[1]
     assert found.reliability == {}
     assert "without a confidence" in found.without["reliability"]
+
+
+@pytest.mark.parametrize("sure", [float("nan"), -0.1, 1.5])
+def test_a_confidence_that_is_no_probability_is_refused(sure):
+    class Broken(Erratic):
+        def classify(self, images):
+            labels, confidence = super().classify(images)
+            return labels, np.full_like(confidence, sure)
+
+    data = cut({"p0": make_scene(np.random.default_rng(1), 8, CLASSES)}, [("p0", 0, 0)], SIZE)
+    with pytest.raises(MismatchError, match="no probability"):
+        run_through(Broken(), data, [0], 1, "x")
+
+
+def test_a_set_without_a_known_pixel_is_stored_and_has_no_score(tmp_path):
+    image, mask, _ = make_scene(np.random.default_rng(1), 16, CLASSES, parcels=False)
+    data = cut({"p0": (image, np.full_like(mask, 255), None)}, [("p0", 0, 0), ("p0", 8, 8)], SIZE)
+    found = run_through(Erratic(), data, [0, 1], 1, "x")
+    assert found.without_label == 2 * SIZE * SIZE
+    one = evaluation_of(found.details, classes=data.spec.taxonomy.names)
+    run = open_run(make_run(tmp_path, spec_for()))
+    run.store(one, found.details)
+    assert open_run(tmp_path).details("internal").to_dict() == found.details.to_dict()
+    (row,) = evidence.interval_rows([open_run(tmp_path)], ["internal"], brief=True)
+    assert row[5:] == ("n/a", "n/a", "0 places: no interval below 10")
+    ((row,), _) = evidence.confidence_rows(evidence.scored([open_run(tmp_path)], "internal"))
+    assert set(row[2:]) == {"n/a"}
 
 
 def test_a_larger_parcel_falls_into_a_higher_band():
