@@ -6,7 +6,8 @@
 Prepares what is missing, trains a small U-Net (experiment=demo) and a spectral forest over three seeds on right data,
 gives them the wrong data of silent_errors.py, trains again on these, and prints the cost: score on right data less
 score on wrong data, with an interval over places (and seeds, where a model was trained again). What was done is found
-again, so a run that was stopped goes on. Simulated: measures what the errors do, not how well crops can be mapped.
+again, so a run that was stopped goes on; costs and intervals are always computed anew from the stored matrices.
+Simulated: measures what the errors do, not how well crops can be mapped.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import numpy as np
 import silent_errors as wrong
 from silent_errors import REPO, SPLIT, Change, Source, place
 
+from cropseg.cli import one_line_errors
 from cropseg.core import storage
 from cropseg.core.bands import NODATA
 from cropseg.core.errors import InputError
 from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import open_dataset
-from cropseg.core.progress import say, table, track
+from cropseg.core.progress import say, table, track, warn
 from cropseg.intervals import compare, holm
 from cropseg.metrics import confusion_matrix, scores
 from cropseg.runs import Run, finished, open_run
@@ -125,11 +127,15 @@ FAST = Setting(
 )  # fmt: skip
 
 
-class Study:
-    """The folders of one run of this script, and what was found in them."""
+class NotYetMeasured(InputError):
+    """What would have to be made, trained or scored first."""
 
-    def __init__(self, data: Path, work: Path, setting: Setting, nets: Path | None):
-        self.data, self.work, self.setting, self.nets = data, work, setting, nets
+
+class Study:
+    """The folders of one run of this script, and what was found in them; ``so_far`` makes nothing that is not there."""
+
+    def __init__(self, data: Path, work: Path, setting: Setting, nets: Path | None, *, so_far: bool = False):
+        self.data, self.work, self.setting, self.nets, self.so_far = data, work, setting, nets, so_far
         self.opened: dict[Path, Run] = {}
         self.sources = {name: Source(data, name, setting.options) for name in SPLIT}
 
@@ -160,7 +166,13 @@ class Study:
             kept = set(sorted({place(one) for one in source.dataset.manifest["id"].to_pylist()})[:: self.step])
             patches = (patch for patch in patches if patch.place in kept)
         kind = "right" if right else "trained" if training else "wrong"
-        return wrong.write(source, self.work / "data" / f"{error.name}_{kind}" / name, change(source, patches), size)
+        root = self.work / "data" / f"{error.name}_{kind}" / name
+        self._made(root / "manifest.parquet")
+        return wrong.write(source, root, change(source, patches), size)
+
+    def _made(self, path: Path):
+        if self.so_far and not path.is_file():
+            raise NotYetMeasured("not measured yet", str(path), "run without --so-far")
 
     @cached_property
     def step(self):
@@ -176,6 +188,7 @@ class Study:
         known = self._by_seed(folder)
         if set(known) >= set(self.setting.seeds):
             return known
+        self._made(folder / "all of its seeds")
         root = self.dataset(error, "embedded", training=True)
         places = {"dataset.root": root, "paths.root": self.work, "paths.runs": folder.parent, "hydra.sweep.dir": folder}
         command = [
@@ -205,6 +218,7 @@ class Study:
     def scored(self, run: Path, root: Path, name: str) -> dict[str, np.ndarray]:
         """The confusion matrix of each place of a dataset's test part; stored, and found again."""
         path = self.work / "scored" / f"{run.parent.name}_{run.name}" / root.parent.name / f"{root.name}.json"
+        self._made(path)
         if not path.is_file():
             storage.write_json(path, {key: one.tolist() for key, one in self._score(run, root, name).items()})
         return {key: np.array(one, dtype=np.int64) for key, one in storage.read_json(path).items()}
@@ -249,11 +263,11 @@ class Study:
     def cost(self, error: Error, model: str, where: str, name: str):
         """The cost as plain data."""
         good, bad = self.measure(error, model, where, name)
+        if where == "evaluation":  # the same fitted models on both sides: their matrices are added up
+            good, bad = ([{key: sum(one[key] for one in side) for key in side[0]}] for side in (good, bad))
         values = [np.mean([scores(sum(one.values()))[SCORE] for one in side]) for side in (good, bad)]
         row = {"error": error.name, "model": model, "where": where, "set": name, "places": len(good[0]),
                "right": float(values[0]), "wrong": float(values[1]), "cost": float(values[0] - values[1])}  # fmt: skip
-        if where == "evaluation":  # the same fitted models on both sides: their matrices are added up
-            good, bad = ([{key: sum(one[key] for one in side) for key in side[0]}] for side in (good, bad))
         try:
             found = compare(good, bad, SCORE, draws=self.setting.draws)
         except InputError:  # too few places
@@ -275,26 +289,45 @@ def tasks(errors: Sequence[Error]):
 
 def measure_all(study: Study, errors: Sequence[Error]):
     """Every cost, with p-values corrected for their number; ``costs.json`` holds what is known so far."""
-    study.prepare()
+    if not study.so_far:
+        study.prepare()
     rows = []
     for error, model, where, name in track(list(tasks(errors)), "measuring"):
-        row = study.cost(error, model, where, name)
+        try:
+            row = study.cost(error, model, where, name)
+        except NotYetMeasured:
+            continue
         rows.append(row)
         known = {str(i): row["p"] for i, row in enumerate(rows) if row["p"] is not None}
         for i, p in holm(known).items():
             rows[int(i)]["holm"] = p
-        storage.write_json(study.work / "costs.json", rows)
-        say(f"{error.name}, {model}, {PLACES[where]}, {name}: {cell(row)}")
+        if not study.so_far:
+            storage.write_json(study.work / "costs.json", rows)
+            say(f"{error.name}, {model}, {PLACES[where]}, {name}: {cell(row)}")
+    if study.so_far:
+        tell_missing(study, rows)
     return rows
 
 
+def tell_missing(study: Study, rows):
+    """Say so where something was measured whose matrices are not found, and where nothing was."""
+    path = study.work / "costs.json"
+    there = {(row["error"], row["model"], row["where"], row["set"]) for row in rows}
+    before = storage.read_json(path) if path.is_file() else []
+    lost = [row for row in before if (row["error"], row["model"], row["where"], row["set"]) not in there]
+    if lost:
+        warn(f"{len(lost)} costs of {path} are left out, their models are not found: give the same --data and --nets")
+    if not rows:
+        raise NotYetMeasured("nothing was measured yet", str(study.work), "run without --so-far, or give --work")
+
+
 def cell(row) -> str:
-    """Cost in points, with its interval; in brackets where it may be none."""
-    cost = f"{100 * row['cost']:.1f}"
+    """Cost in points, with its interval; a star where it is told from none."""
+    cost = f"{100 * row['cost']:z.1f}"
     if row["low"] is None:
         return f"{cost} (too few places)"
-    text = f"{cost} ({100 * row['low']:.1f} … {100 * row['high']:.1f})"
-    return text if row.get("holm", row["p"]) < 0.05 else f"[{text}]"
+    star = "*" if row.get("holm", row["p"]) < 0.05 else ""
+    return f"{cost} [{100 * row['low']:z.1f}, {100 * row['high']:z.1f}]{star}"
 
 
 def tables(rows, errors):
@@ -330,18 +363,18 @@ def main(arguments=None, errors=ERRORS):
     parser.add_argument("--work", type=Path, default=Path("outputs/what_breaks"), help="wrong data, runs and scores")
     parser.add_argument("--nets", type=Path, help="runs of experiment=demo to take instead of training them")
     parser.add_argument("--fast", action="store_true", help="tiny data, one seed: tries the script, measures nothing")
-    parser.add_argument("--so-far", action="store_true", help="show what was measured until now, measure nothing")
+    parser.add_argument("--so-far", action="store_true", help="show what was scored until now, make and train nothing")
     parser.add_argument("--write", type=Path, help="put the tables between the marks of this Markdown page")
     chosen = parser.parse_args(arguments)
-    study = Study(chosen.data, chosen.work, FAST if chosen.fast else FULL, chosen.nets)
-    rows = storage.read_json(study.work / "costs.json") if chosen.so_far else measure_all(study, errors)
+    page = chosen.write.read_text(encoding="utf-8") if chosen.write is not None else None  # no hour is lost to a typo
+    study = Study(chosen.data, chosen.work, FAST if chosen.fast else FULL, chosen.nets, so_far=chosen.so_far)
+    rows = measure_all(study, errors)
     for title, head, body in tables(rows, errors):
         table(title, head, body)
-    say("Cost in points of mIoU (95 % interval); negative: the error makes the score look better; [ ]: may be none.")
+    say("Cost in points of mIoU [95 % interval]; negative: the error makes the score look better; *: told from none.")
     say("Simulated: measures what the errors do, not how well crops can be mapped.")
     storage.write_bytes(study.work / "what-breaks.md", markdown(rows, errors).encode())
-    if chosen.write is not None:
-        page = chosen.write.read_text(encoding="utf-8")
+    if page is not None:
         before, _, rest = page.partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
         content = f"{before}{MARKS[0]}\n\n{markdown(rows, errors)}\n\n{MARKS[1]}{after}"
@@ -349,4 +382,5 @@ def main(arguments=None, errors=ERRORS):
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()
