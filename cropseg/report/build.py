@@ -5,6 +5,7 @@ One self-contained HTML page, and the same as Markdown and LaTeX.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,19 +42,24 @@ def build_report(
         ``out``.
 
     Raises:
-        ConfigError: ``out`` is no HTML file, or the runs' classes differ.
+        ConfigError: ``out`` is no HTML file, there is no run, or the runs' classes differ.
     """
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError("a report is an HTML page", str(out), "let out= end in .html")
-    if not isinstance(panels, int) or panels < 0:
+    if out.is_dir():
+        raise ConfigError("a report is written to a file", str(out), "name a file that ends in .html")
+    if not runs:
+        raise ConfigError("a report needs a run", None, "name a run's folder")
+    if isinstance(panels, bool) or not isinstance(panels, int) or panels < 0:
         raise ConfigError("panels must be 0 or more", panels, "give the number of patches to show of each set")
     if len({run.spec.taxonomy.digest for run in runs}) != 1:
         raise ConfigError(
             "one report shows runs with the same classes", [run.name for run in runs], "report them one by one"
         )
-    report = gather(runs, title=title, panels=panels)
-    files = Files(f"{out.stem}_files")
+    report = gather(runs, title=str(title or "Crop segmentation report"), panels=panels)
+    # Markdown and LaTeX both need an address without letters of their own use.
+    files = Files(f"{re.sub(r'[^A-Za-z0-9.-]+', '_', out.stem)}_files")
     texts = {".md": to_markdown(report, files), ".tex": to_latex(report, files)}
     for name, content in files.contents.items():
         storage.write_bytes(out.parent / files.folder / name, content)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ def curves(histories: Sequence[History], chosen: Sequence[int] = ()) -> list[Pic
         figure, axes = _figure(5.2, 3.2)
         for (name, column), colour in zip(columns.items(), cycle(LINES)):
             epochs, mean, low, high = column.T
-            axes.plot(epochs, mean, color=colour, lw=1.8, label=CURVES.get(name, name.replace("_", " ")))
+            axes.plot(epochs, mean, color=colour, lw=1.8, gid=CURVES.get(name, name.replace("_", " ")))
             if len(histories) > 1:
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
         for epoch in chosen:
@@ -74,7 +75,7 @@ def curves(histories: Sequence[History], chosen: Sequence[int] = ()) -> list[Pic
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(columns) > 1:
-            axes.legend(frameon=False, labelcolor=INK)
+            _legend(axes)
         first = next(iter(columns.values()))
         shown = f"{title} over {len(first)} epochs: {first[0, 1]:.4g} at the first, {first[-1, 1]:.4g} at the last"
         found.append(Picture(f"({'abcd'[len(found)]}) {title}", shown, _file(figure)))
@@ -99,16 +100,16 @@ def _over_epochs(histories: Sequence[History], name: str) -> npt.NDArray[np.floa
 def reliability(diagrams: Mapping[str, Diagram]) -> bytes:
     """Reliability diagrams of several models, by name: how often each is right where it is so and so sure; PNG."""
     figure, axes = _figure(4.6, 4.4)
-    axes.plot([0, 1], [0, 1], color="#9aa59e", lw=1, ls="--", label="perfectly calibrated")
+    axes.plot([0, 1], [0, 1], color="#9aa59e", lw=1, ls="--", gid="perfectly calibrated")
     for (name, one), colour in zip(diagrams.items(), cycle(LINES)):
         held = one.pixels > 0
         sure, right = one.confidence[held], one.accuracy[held]
-        axes.plot(sure, right, color=colour, lw=1.6, label=name)
+        axes.plot(sure, right, color=colour, lw=1.6, gid=name)
         axes.scatter(sure, right, s=10 + 180 * one.pixels[held] / one.pixels.sum(), color=colour, alpha=0.8, lw=0)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share of pixels that are right", aspect="equal")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left")
+    _legend(axes, fontsize=9, loc="upper left")
     return _file(figure)
 
 
@@ -157,7 +158,17 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _legend(axes: Axes, **options: Any) -> None:
+    """The legend, with names as they are: none is taken for a formula, or left out for its underscore."""
+    lines = {str(line.get_gid()): line for line in axes.get_lines() if line.get_gid()}
+    for text in axes.legend(list(lines.values()), list(lines), frameon=False, labelcolor=INK, **options).get_texts():
+        text.set_parse_math(False)
+
+
 def _file(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # A name in letters that the font lacks is drawn as boxes; the caption has it in full.
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return buffer.getvalue()
