@@ -99,6 +99,14 @@ class Run:
         seed = OmegaConf.select(self.config, "seed", default=None)
         return None if seed is None else int(seed)
 
+    @cached_property
+    def family(self) -> str:
+        """Equal for runs that differ in nothing but their seed; empty where that cannot be told."""
+        config = OmegaConf.to_container(self.config, resolve=False)
+        rest = {str(k): v for k, v in config.items() if k not in NOT_OF_A_MODEL} if isinstance(config, dict) else {}
+        known = [rest, self.model, self.spec.manifest_digest, self.spec.split]
+        return json.dumps(known, sort_keys=True) if rest else ""
+
     @property
     def dataset_root(self) -> Path | None:
         """Folder of the training dataset: where it lay then, or where the run's config says now; it may be gone."""
@@ -253,18 +261,17 @@ def seed_groups(runs: Sequence[Run]) -> list[list[Run]]:
     config is alone. Of two runs with the same config and seed, the second opens a group of its own, so that no seed
     counts twice in a mean.
     """
-    groups: list[tuple[str, list[Run]]] = []
+    groups: list[list[Run]] = []
     for run in runs:
-        config = OmegaConf.to_container(run.config, resolve=False)
-        rest = {str(k): v for k, v in config.items() if k not in NOT_OF_A_MODEL} if isinstance(config, dict) else {}
-        key = json.dumps([rest, run.model, run.spec.manifest_digest, run.spec.split], sort_keys=True) if rest else ""
-        fitting = (group for known, group in groups if known == key and all(one.seed != run.seed for one in group))
-        group = next(fitting, None) if rest and run.seed is not None else None
+        alike = (
+            group for group in groups if group[0].family == run.family and all(one.seed != run.seed for one in group)
+        )
+        group = next(alike, None) if run.family and run.seed is not None else None
         if group is None:
-            groups.append((key, [run]))
+            groups.append([run])
         else:
             group.append(run)
-    return [group for _, group in groups]
+    return groups
 
 
 def open_one(run: object, folder: str | Path) -> Run:

@@ -81,8 +81,8 @@ def test_scores_do_not_depend_on_batch_size(dataset, batch_size):
 
 def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
     # More than the batches that are read ahead and wait to be counted.
-    few, many = (make_dataset(tmp_path / str(n), n=n, size=64, parts=TEST_ONLY) for n in (16, 64))
-    evaluate(Majority(spec_for()), chosen(many), batch_size=2)  # whatever is imported on first use
+    few, many = (make_dataset(tmp_path / str(n), n=n, size=32, parts=TEST_ONLY) for n in (12, 36))
+    evaluate(Majority(spec_for()), chosen(few), batch_size=2)  # whatever is imported on first use
     peaks = []
     for data in (few, many):
         tracemalloc.start()
