@@ -1,6 +1,7 @@
 """What every test shares: where the real recorded data lies, and that nothing but loopback is reached."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_configure(config):
     config.option.allow_unix_socket = True
     config.option.allow_hosts = "127.0.0.1,::1,localhost"
+
+
+@pytest.fixture(autouse=True)
+def _no_command_left_behind():
+    """Hydra keeps the config of the last command for the whole process: the next test must not see it."""
+    yield
+    if hydra := sys.modules.get("hydra.core.hydra_config"):
+        hydra.HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

@@ -247,6 +247,8 @@ def test_a_catalogue_whose_product_is_gone_is_told_before_anything_is_served(tmp
 
 
 def start_by_hand(region, *options: str) -> subprocess.Popen:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job hands that down to its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "data_prep.simulate.services", str(region), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
