@@ -9,6 +9,7 @@ import pytest
 from embedded import REPO, tiny_data
 from factory import make_dataset
 
+from cropseg.core.errors import InputError
 from cropseg.core.manifest import open_dataset
 
 
@@ -99,6 +100,15 @@ def test_leaking_moves_every_second_date_and_keeps_the_training_parts_size(wrong
     assert {one.row["id"] for one in wrong.not_leaked(source, iter(before))} == {one.row["id"] for one in tested}
 
 
+def test_a_cost_is_written_with_its_interval_and_a_star_if_it_is_told_from_none(wrong):
+    import what_breaks
+
+    row = {"cost": 0.0281, "low": 0.0214, "high": 0.0355, "p": 0.001, "holm": 0.03}
+    assert what_breaks.cell(row) == "2.8 [2.1, 3.5]*"
+    assert what_breaks.cell({**row, "holm": 0.06, "cost": -0.0001, "low": -0.01}) == "0.0 [-1.0, 3.5]"
+    assert what_breaks.cell({**row, "low": None, "high": None, "p": None}) == "2.8 (too few places)"
+
+
 @pytest.mark.slow
 def test_reading_and_labelling_again_rightly_gives_the_dataset_back(wrong):
     source = wrong.Source(tiny_data(), "embedded_unseen", ("prepare_as=tiny",))
@@ -154,3 +164,13 @@ def test_the_script_runs_is_resumed_and_scores_as_evaluate_does(wrong, tmp_path,
     begun = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/spec.json")}
     what_breaks.main(given, chosen)
     assert begun == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/spec.json")}
+    # What was scored is shown without making or training anything, and what was not is left out.
+    stored.unlink()
+    capsys.readouterr()
+    what_breaks.main([*given, "--so-far"], chosen)
+    assert "2 costs of" not in (said := " ".join(capsys.readouterr().err.split()))
+    assert "1 costs of" in said
+    assert "embedded_unseen" not in (tmp_path / "page.md").read_text()
+    assert not stored.exists()
+    with pytest.raises(InputError, match="nothing was measured yet"):
+        what_breaks.main([*given[:3], "--so-far", "--work", str(tmp_path / "empty")], chosen)
