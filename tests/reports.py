@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from factory import make_dataset
@@ -9,6 +10,7 @@ from fakes import Hashed, Nearest, make_run, spec_for, with_predictor
 
 from cropseg.core import storage
 from cropseg.evaluate import EvaluationSet, evaluate_runs
+from cropseg.report.build import build_report
 from cropseg.runs import Run, open_run
 
 TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
@@ -54,3 +56,11 @@ def two_runs(folder: Path) -> list[Run]:
     evaluate_runs(found, sets)
     kinds = (Sure, SureHashed)
     return [with_predictor(open_run(run.path), kind(spec)) for run, kind in zip(found, kinds, strict=True)]
+
+
+@functools.cache
+def shown(base: Path) -> tuple[list[Run], Path]:
+    """Two runs and the page about them below pytest's base folder, made once for all tests that do not change them."""
+    folder = base / "shown"
+    runs = two_runs(folder)
+    return runs, build_report(runs, folder / "deep" / "report.html")

@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
-from reports import two_runs
-
-from cropseg.report.build import build_report
+from reports import shown
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), "")
 
@@ -40,8 +38,7 @@ PHONE = {"width": 390, "height": 844}
 def page(tmp_path_factory):
     if not CHROMIUM and not os.environ.get("CI"):
         pytest.skip("no chromium on this machine (apt-get install chromium)")
-    folder = tmp_path_factory.mktemp("browser")
-    return build_report(two_runs(folder), folder / "report.html", panels=1)
+    return shown(tmp_path_factory.getbasetemp())[1]
 
 
 @contextmanager
@@ -219,6 +216,7 @@ def test_it_prints_on_paper_with_what_is_folded_away(page, tmp_path):
     with opened(page, DESKTOP) as tab:
         content = tab.pdf(format="A4", path=str(tmp_path / "report.pdf"))
         assert content.startswith(b"%PDF")
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")  # opens what is folded away
         tab.emulate_media(media="print")
         tab.set_viewport_size({"width": 690, "height": 1000})  # A4 less its margins, in CSS pixels
         assert wide(tab) <= 0

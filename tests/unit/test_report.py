@@ -8,7 +8,7 @@ import pytest
 from factory import make_dataset
 from fakes import Hashed, Majority, Nearest, make_run, spec_for, with_predictor
 from PIL import Image
-from reports import IMPORTANCES, Sure, two_runs
+from reports import IMPORTANCES, Sure, shown
 
 from cropseg import details, metrics
 from cropseg.core import storage
@@ -59,14 +59,12 @@ def words_of(section):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return two_runs(tmp_path_factory.mktemp("report"))
+    return shown(tmp_path_factory.getbasetemp())[0]
 
 
 @pytest.fixture(scope="module")
-def page(runs, tmp_path_factory):
-    out = tmp_path_factory.mktemp("out") / "deep" / "report.html"
-    assert build_report(runs, out) == out
-    return out
+def page(tmp_path_factory):
+    return shown(tmp_path_factory.getbasetemp())[1]
 
 
 def test_the_page_is_whole_and_needs_nothing_but_itself(page):
@@ -129,6 +127,7 @@ def test_scores_lie_beside_the_page_as_csv_and_markdown(page, runs):
     assert tables.scores(runs).rows[0][0] == "internal"
 
 
+@pytest.mark.slow
 def test_the_same_page_every_time(page, runs, tmp_path):
     assert build_report(runs, tmp_path / "again.html").read_bytes() == page.read_bytes()
 
@@ -227,8 +226,8 @@ def test_impossible_options_are_refused(runs, tmp_path, out, panels):
 def test_composition_counts_what_lies_in_the_masks(tmp_path):
     data = make_dataset(tmp_path / "d", n=6, size=16, ignored=True)
     masks = np.stack([data.mask(row) for row in range(6)])
-    shown = Shown((open_run(make_run(tmp_path / "r", spec_for(data), data)),))
-    table = paper_data.composition(shown).table
+    models = Shown((open_run(make_run(tmp_path / "r", spec_for(data), data)),))
+    table = paper_data.composition(models).table
     found = {row[0]: (row[0], *row[5:]) for row in table.rows}
     valid = masks[masks != 255]
     for i, name in enumerate(data.spec.taxonomy.names):
@@ -237,7 +236,7 @@ def test_composition_counts_what_lies_in_the_masks(tmp_path):
         assert found[name][2] == f"{pixels / valid.size:.3%}"
         assert found[name][3] == str(int((masks == i).any(axis=(1, 2)).sum()))
     assert f"{(masks == 255).sum():,} more pixels are unknown" in table.note
-    countries = {row[0]: row[3:] for row in paper_data.countries(shown).table.rows}
+    countries = {row[0]: row[3:] for row in paper_data.countries(models).table.rows}
     assert countries["XX"] == countries["Total"] == ("6", "100.000%")
     assert [row[:2] for row in tables.parts(data, "location").rows] == [("train", "4"), ("val", "1"), ("test", "1")]
 
@@ -361,6 +360,7 @@ def test_tables_of_twins_are_told_apart(tmp_path):
     twins = [open_run(make_run(tmp_path / name, spec_for(), model="forest")) for name in "ab"]
     for run in twins:
         storage.write_json(run.path / "importances.json", IMPORTANCES)
+        (run.path / "metrics.csv").unlink()
     words = words_of(sections.training(twins))
     assert "Feature importances, forest (a)" in words
     assert "Feature importances, forest (b)" in words
@@ -467,3 +467,26 @@ def test_a_range_is_set_apart_and_nothing_is_taken_for_markup():
     assert page_module.row_class(("maize", "sugar beet"), classes) == ""
     assert page_module.row_class(("all",), classes) == ""
     assert page_module.shares(np.array([[1, 3], [0, 0]])) == [[25.0, 75.0], [None, None]]
+
+
+def test_names_are_no_formulas_in_curves_and_no_letter_is_amiss(recwarn):
+    history = {"epoch": np.arange(3.0), "_$x^$ \u4e2d loss": np.arange(3.0), "val_loss": np.arange(3.0)}
+    assert len(figures.curves([history])) == 1
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("out", "count", "panels"), [("", 1, 0), ("r.html", 0, 0), ("r.html", 1, True)])
+def test_no_run_no_file_no_number(runs, tmp_path, out, count, panels):
+    (tmp_path / "d.html").mkdir()
+    with pytest.raises(ConfigError):
+        build_report(runs[:count], tmp_path / (out or "d.html"), panels=panels)
+
+
+def test_odd_names_become_addresses_that_latex_and_markdown_take(tmp_path):
+    run = open_run(make_run(tmp_path / "r", spec_for(), model="_$x^$ 100% #1"))
+    build_report([run], tmp_path / "my #1 100%.html", title="a\u4e2d & b", panels=0)
+    text = (tmp_path / "my #1 100%.tex").read_text()
+    assert "{my_1_100__files/001.png}" in text
+    assert r"\DeclareUnicodeCharacter{4E2D}{?}" in text
+    assert (tmp_path / "my_1_100__files" / "001.png").is_file()
+    assert "(my_1_100__files/001.png)" in (tmp_path / "my #1 100%.md").read_text()
