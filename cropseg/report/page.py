@@ -49,7 +49,7 @@ def address(picture: Picture) -> str:
 def cell(text: str) -> Markup:
     """A cell's text; of ``mean (low … high)`` the range is set apart."""
     if found := RANGE.match(text):
-        mean, span = (escape(part.replace(" … ", "\u00a0…\u00a0")) for part in found.groups())
+        mean, span = (escape(part.replace(" … ", "\u00a0… ")) for part in found.groups())
         return Markup('{} <span class="span">{}</span>').format(mean, span)
     return escape(text.replace(" … ", "\u00a0…\u00a0"))
 

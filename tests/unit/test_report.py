@@ -357,10 +357,11 @@ def test_a_curve_over_seeds_has_the_mean_and_range_of_what_each_epoch_has():
 
 
 def test_tables_of_twins_are_told_apart(tmp_path):
-    twins = [open_run(make_run(tmp_path / name, spec_for(), model="forest")) for name in "ab"]
-    for run in twins:
-        storage.write_json(run.path / "importances.json", IMPORTANCES)
-        (run.path / "metrics.csv").unlink()
+    paths = [make_run(tmp_path / name, spec_for(), model="forest") for name in "ab"]
+    for path in paths:
+        storage.write_json(path / "importances.json", IMPORTANCES)
+        (path / "metrics.csv").unlink()
+    twins = [open_run(path) for path in paths]
     words = words_of(sections.training(twins))
     assert "Feature importances, forest (a)" in words
     assert "Feature importances, forest (b)" in words
