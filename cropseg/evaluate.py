@@ -15,6 +15,7 @@ from cropseg.core.progress import say, table, warn
 from cropseg.counting import NO_CONFIDENCE, PARCEL_YEAR, PLACE
 from cropseg.details import Details
 from cropseg.ground import Rows, Sharing, refuse_trained, sharing, training_parts
+from cropseg.intervals import LEAST_SEEDS
 from cropseg.overlaps import RULE
 from cropseg.predictor import ModelSpec, Predictor, classify
 from cropseg.runs import Run, label, seed_groups
@@ -272,6 +273,9 @@ def _show_evidence(runs: Sequence[Run], keys: Sequence[str]) -> None:
         table(f"Windows overlap here: {RULE}", evidence.ONCE_COLUMNS, once)
     rows = evidence.interval_rows(runs, keys, brief=True)
     table("Scores [95 % interval over places like these]", evidence.BRIEF_COLUMNS, rows)
+    say(
+        f"from {LEAST_SEEDS} seeds on an interval holds the scatter of training too; below, it is of these models alone"
+    )
     compared, reasons = evidence.comparison_rows(runs, keys)
     if compared:
         table(f"Models compared on the same places: {MEANS['miou_present'][0]}", evidence.COMPARISON_COLUMNS, compared)

@@ -1,4 +1,5 @@
 import math
+import threading
 import tracemalloc
 from collections import defaultdict
 from contextlib import contextmanager
@@ -374,6 +375,24 @@ def test_a_confidence_that_is_no_probability_is_refused(sure):
     data = cut({"p0": make_scene(np.random.default_rng(1), 8, CLASSES)}, [("p0", 0, 0)], SIZE)
     with pytest.raises(MismatchError, match="no probability"):
         run_through(Broken(), data, [0], 1, "x")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_what_stops_the_model_stops_the_threads(error):
+    class Stopped(Erratic):
+        asked = 0
+
+        def classify(self, images):
+            self.asked += 1
+            if self.asked == 3:
+                raise error
+            return super().classify(images)
+
+    scene = make_scene(np.random.default_rng(1), 40, CLASSES)
+    data = cut({"p0": scene}, [("p0", 8 * (i // 5), 8 * (i % 5)) for i in range(25)], SIZE)
+    with pytest.raises(error):
+        run_through(Stopped(), data, range(25), 1, "x")
+    assert not [one for one in threading.enumerate() if one.name.startswith("patches")]
 
 
 def test_a_set_without_a_known_pixel_is_stored_and_has_no_score(tmp_path):
