@@ -27,7 +27,7 @@ def to_html(report: Report) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"address": address, "cell": cell, "shares": shares}
+    environment.filters |= {"address": address, "breakable": breakable, "cell": cell, "shares": shares}
     classes = {name.lower(): number for number, name in enumerate(report.classes)}
     return environment.get_template("report.html").render(
         report=report,
@@ -52,6 +52,11 @@ def cell(text: str) -> Markup:
         mean, span = (escape(part.replace(" … ", "\u00a0… ")) for part in found.groups())
         return Markup('{} <span class="span">{}</span>').format(mean, span)
     return escape(text.replace(" … ", "\u00a0…\u00a0"))
+
+
+def breakable(text: str) -> Markup:
+    """A heading that may be broken behind each underscore, as names of models need."""
+    return Markup(escape(text).replace("_", Markup("_<wbr>")))
 
 
 def shares(confusion: Confusion) -> list[list[float | None]]:

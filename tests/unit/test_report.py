@@ -27,7 +27,7 @@ from cropseg.seeds import SeedScores
 class Page(HTMLParser):
     """Well-formedness, addresses and text of a page."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "wbr")
 
     def __init__(self, text):
         super().__init__()
@@ -458,8 +458,12 @@ def test_markdown_and_latex_hold_the_same_with_their_pictures_beside(page, runs)
     assert not re.search(r"(?<!\\)[#]", verbatim.replace("[HTML]", ""))
 
 
+def test_a_heading_breaks_behind_underscores_and_nowhere_else():
+    assert page_module.breakable("a_b<c>") == "a_<wbr>b&lt;c&gt;"
+
+
 def test_a_range_is_set_apart_and_nothing_is_taken_for_markup():
-    assert page_module.cell("0.5 (0.4 … 0.6)") == '0.5 <span class="span">(0.4\u00a0…\u00a00.6)</span>'
+    assert page_module.cell("0.5 (0.4 … 0.6)") == '0.5 <span class="span">(0.4\u00a0… 0.6)</span>'
     assert page_module.cell("0.5 [0.4, 0.6]") == '0.5 <span class="span">[0.4, 0.6]</span>'
     assert page_module.cell("<b>") == "&lt;b&gt;"
     classes = {"maize": 1, "sugar beet": 7}

@@ -29,7 +29,7 @@
       const button = document.createElement("button");
       button.type = "button";
       const label = head.querySelector(".head");
-      button.textContent = label.textContent;
+      button.append(...label.childNodes);
       label.replaceChildren(button);
       button.addEventListener("click", () => {
         const next = { ascending: "descending", descending: null }[head.getAttribute("aria-sort")];
