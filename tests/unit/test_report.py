@@ -12,7 +12,7 @@ from reports import IMPORTANCES, Sure, shown
 
 from cropseg import details, metrics
 from cropseg.core import storage
-from cropseg.core.errors import ConfigError
+from cropseg.core.errors import ConfigError, InputError
 from cropseg.evaluate import EvaluationSet, evaluate_runs
 from cropseg.pictures import choose_patches
 from cropseg.report import beside, claims, content, figures, panels, paper_data, sections, tables, writers
@@ -495,3 +495,11 @@ def test_odd_names_become_addresses_that_latex_and_markdown_take(tmp_path):
     assert r"\DeclareUnicodeCharacter{4E2D}{?}" in text
     assert (tmp_path / "my_1_100__files" / "001.png").is_file()
     assert "(my_1_100__files/001.png)" in (tmp_path / "my #1 100%.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "text"), [("validation.json", "[]"), (".hydra/config.yaml", "loss: [")])
+def test_broken_files_of_a_run_are_named(tmp_path, name, text):
+    path = make_run(tmp_path / "r", spec_for())
+    (path / name).write_text(text)
+    with pytest.raises(InputError, match=name.rpartition("/")[2]):
+        open_run(path)
