@@ -37,9 +37,7 @@ def fill_nodata(images: Tensor, complete: bool | None = None) -> tuple[Tensor, T
     values = images.to(torch.float32)
     valid = (values > NODATA).all(dim=1)
     if complete is None:  # an exported program cannot branch on pixels
-        complete = not torch.compiler.is_exporting() and bool(
-            valid.all()
-        )
+        complete = not torch.compiler.is_exporting() and bool(valid.all())
     if complete:
         return values, valid
     count = valid.sum(dim=(1, 2)).clamp(min=1)
