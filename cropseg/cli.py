@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cropseg.core import processes
 from cropseg.core.errors import ConfigError, CropsegError, TrainingError
@@ -138,7 +138,10 @@ def explain(error: BaseException) -> str | None:
         return None
     if isinstance(error, HydraException | OmegaConfBaseException) and _is_defect(error):
         return None
-    text = " ".join(str(error).split())
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"error: {error.full_key} is not set. give {error.full_key}=… (see the option's YAML in conf/)"
+    text = " ".join(str(error).split()).partition(" Config search path:")[0]
+    text = text.replace(" Available options", ". Available options")
     remedy = "" if isinstance(error, OSError) else " (see the option's YAML in conf/, or run with --help)"
     return f"error: {text}{remedy}"
 
