@@ -200,7 +200,7 @@ def map_product(
             f"{share:.1%} of those with data"
         )
     if run.spec.simulated:
-        warn(f"the model learned from simulated data: {SIMULATED_NOTE}")
+        warn(f"the model learned from simulated data; {SIMULATED_NOTE}")
     for what, where in (("crop map", path), ("picture", result.quicklook), ("confidence", result.confidence)):
         if where is not None:
             say(f"{what}: {where}")

@@ -286,7 +286,7 @@ class _Parquet:
 
 
 def _missing(path: str) -> InputError:
-    return InputError(f"no such file: {path}", None, "check the path of the subset's parcels")
+    return InputError(f"no such file: {path}", None, "check the path of the parcels")
 
 
 def _gdal_path(path: str) -> str:
