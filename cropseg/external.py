@@ -288,7 +288,7 @@ def _session(path: Path) -> tuple[Any, tuple[type[BaseException], ...]]:
         remedy = 'pip install "cropseg[export]"'
         raise ConfigError("ONNX files need onnxruntime, which is not installed", None, remedy) from error
     if not path.is_file():
-        raise InputError(f"no such file: {path}", None, "give the .onnx file that export.py wrote")
+        raise InputError(f"no such file: {path}", None, "give what export.py wrote: <run>/export/model.onnx")
     state = onnxruntime.capi.onnxruntime_pybind11_state
     refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
     options = onnxruntime.SessionOptions()
