@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -142,6 +143,8 @@ def explain(error: BaseException) -> str | None:
         return f"error: {error.full_key} is not set. give {error.full_key}=… (see the option's YAML in conf/)"
     text = " ".join(str(error).split()).partition(" Config search path:")[0]
     text = text.replace(" Available options", ". Available options")
+    # Hydra's hint makes a misspelt option a new one, which nobody reads.
+    text = re.sub(r" To append to your config use \S+", "", text)
     remedy = "" if isinstance(error, OSError) else " (see the option's YAML in conf/, or run with --help)"
     return f"error: {text}{remedy}"
 

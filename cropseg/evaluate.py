@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from cropseg import evidence
 from cropseg.calibration import Validated, read_validated, write_validated
-from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, warn
 from cropseg.counting import NO_CONFIDENCE, PARCEL_YEAR, PLACE
@@ -22,7 +22,7 @@ from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
 from cropseg.seeds import SEED_COLUMNS, seed_rows
 from cropseg.streaming import run_through
-from cropseg.tta import augmented
+from cropseg.tta import augmented, check_tta
 
 TAKEN = (".detail", ".patches", ".clusters", ".reliability")
 """Ends of a set's name that would give its file the name of another set's details."""
@@ -228,6 +228,7 @@ def evaluate_runs(
     if not sets:
         raise ConfigError("no evaluation set was chosen", None, "give evaluation=[internal,unseen]")
     _check_batch_size(batch_size)
+    check_tta(tta)
     if not isinstance(calibration, bool):
         raise ConfigError("calibration", calibration, "choose true or false")
     if len({one.name for one in sets}) != len(sets):
@@ -235,7 +236,11 @@ def evaluate_runs(
     wanted = with_beside(sets)
     chosen = [(run, one.of(run)) for run in runs for one in wanted]
     for run, one in chosen:
-        _say_sharing(run, one.name, sharing(*_open(run.spec, one)))
+        try:
+            shares = sharing(*_open(run.spec, one))
+        except MismatchError as error:
+            raise MismatchError(f"{run.name}: {error.what}", error.value, error.remedy) from error
+        _say_sharing(run, one.name, shares)
     alone = {str(group[0].path) for group in seed_groups(runs) if len(group) == 1}
     results: list[Evaluation] = []
     rows: list[Sequence[object]] = []

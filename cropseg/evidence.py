@@ -341,5 +341,6 @@ def p_value(p: float) -> str:
 def _refused(error: InputError, what: str) -> str:
     """Why there is no interval, in a table's words."""
     if isinstance(error.value, int):
+        what = "place" if (error.value, what) == (1, "places") else what
         return f"{error.value} {what}: no interval below {LEAST_PLACES}"
     return f"{error.what}: {error.value}"

@@ -159,7 +159,8 @@ def by_split(runs: Sequence[Run]) -> dict[str, list[Run]]:
         rest = {key: value for key, value in config.items() if key not in NOT_OF_A_MODEL}
         if isinstance(rest.get("dataset"), dict):
             rest["dataset"] = {key: value for key, value in rest["dataset"].items() if key not in ("split", "root")}
-        for what, value in {**rest, "model option": run.model, "training patches": run.spec.manifest_digest}.items():
+        told_first = {"model option": run.model, "training patches": run.spec.manifest_digest}
+        for what, value in {**told_first, **rest}.items():
             text = json.dumps(value, sort_keys=True, default=str)
             if kept.setdefault(what, text) != text:
                 remedy = "name runs of one sweep of experiment=leakage"

@@ -240,7 +240,10 @@ def find_product(product: str | None, cache: Path, data: Path) -> Path:
     records = sorted((*cache.glob("*/complete.json"), *cache.glob("simulated-*/*/complete.json")))
     cached = {record.parent.name: record.parent / f"{record.parent.name}.SAFE" for record in records}
     shown = ", ".join(list(cached)[-5:]) or "none"
-    remedy = f"give the path of a .SAFE folder, or one of the {len(cached)} products in {cache}: {shown}"
+    remedy = (
+        "give the path of a .SAFE folder, the name of a dataset, such as unseen, or one of the "
+        f"{len(cached)} products in {cache}: {shown}"
+    )
     if not product:
         raise InputError("product is not set", None, remedy)
     if Path(product).is_dir():

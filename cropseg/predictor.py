@@ -126,10 +126,17 @@ class ModelSpec:
         for what, value in mine.items():
             if value != theirs[what]:
                 raise MismatchError(
-                    f"the run has other {what} than dataset {data.name}: {value} against",
-                    theirs[what],
+                    f"the run has other {what} than dataset {data.name}",
+                    _difference(value, theirs[what]),
                     "prepare the dataset with the run's configuration, or train on this one",
                 )
+
+
+def _difference(mine: Any, theirs: Any) -> dict[str, Any]:
+    """What only the run has, and what only the dataset; all of both where no list, or only its order, differs."""
+    if isinstance(mine, list) and set(mine) != set(theirs):
+        mine, theirs = [one for one in mine if one not in theirs], [one for one in theirs if one not in mine]
+    return {"run": mine, "dataset": theirs}
 
 
 def reading_of(data: DatasetSpec) -> dict[str, str]:

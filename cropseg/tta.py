@@ -71,11 +71,18 @@ def augmented(predictor: Predictor, tta: str | None) -> Predictor:
     Raises:
         ConfigError: Another value.
     """
-    if tta is None or tta == "":
-        return predictor
-    if tta not in get_args(Tta):
+    check_tta(tta)
+    return Averaged(predictor) if tta else predictor
+
+
+def check_tta(tta: object) -> None:
+    """Refuse what is no kind of test-time augmentation.
+
+    Raises:
+        ConfigError: ``tta`` is not None, empty or one of :data:`Tta`.
+    """
+    if tta is not None and tta != "" and tta not in get_args(Tta):
         raise ConfigError("tta", tta, f"choose {', '.join(get_args(Tta))} or null")
-    return Averaged(predictor)
 
 
 def symmetries() -> Iterator[tuple[int, bool]]:

@@ -130,9 +130,9 @@ def table(runs: Sequence[Run]) -> Table | None:
             scored = [run for run in runs if any(run.evaluations.get(name) is each for each in one.evaluations)]
             first = one.evaluations[0]
             seeds = ", ".join("?" if seed is None else str(seed) for seed in one.seeds)
-            split = f"{first.split}, part {first.part}"
+            split = f"split {first.split}, part {first.part}"
             if first.dataset == scored[0].spec.dataset and first.split == scored[0].spec.split:
-                split = f"own ({split})"
+                split = f"its own {split}"
             rows.append(
                 (
                     name,

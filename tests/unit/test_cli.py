@@ -60,6 +60,7 @@ def test_what_the_user_can_mend_is_one_line(script, overrides, code, parts):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == (0 if code == 0 else 1), done.stderr
     assert all(part in done.stderr for part in parts), done.stderr
+    assert "To append" not in done.stderr  # a misspelt option would become a new one, which nobody reads
 
 
 def test_a_defect_keeps_its_traceback(script):

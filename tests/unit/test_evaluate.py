@@ -267,6 +267,18 @@ def test_nothing_is_scored_if_one_set_is_missing(tmp_path):
         evaluate_runs([orphan], [EvaluationSet("internal", None, None)])
 
 
+def test_a_run_that_does_not_fit_is_named_with_what_differs_before_anything_is_told(dataset, tmp_path, capsys):
+    fewer = dataclasses.replace(dataset.spec.taxonomy, classes=dataset.spec.taxonomy.classes[:5])
+    run = with_predictor(open_run(make_run(tmp_path / "five", spec_for(taxonomy=fewer))), Nearest(spec_for()))
+    with pytest.raises(MismatchError) as refused:
+        evaluate_runs([run], [chosen(dataset)])
+    assert refused.value.what.startswith("five: the run has other classes than dataset")
+    assert refused.value.value == {"run": [], "dataset": list(dataset.spec.taxonomy.names[5:])}
+    with pytest.raises(ConfigError, match="d4"):
+        evaluate_runs([run], [chosen(dataset)], tta="d8")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_missing_set_names_the_command_that_makes_it(dataset):
     missing = chosen(dataset, root="none", made_by="python prepare.py region=r")
     with pytest.raises(InputError, match=r"make it: python prepare\.py region=r"):
