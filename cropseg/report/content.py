@@ -197,6 +197,12 @@ class Fold:
     title: str
     blocks: tuple[Block, ...]
 
+    @property
+    def unfolded(self) -> str:
+        """The title where nothing is folded: none, if the first block says the same."""
+        table = getattr(self.blocks[0], "table", None) if self.blocks else None
+        return "" if table is not None and table.title == self.title else self.title
+
 
 Block = (
     Words

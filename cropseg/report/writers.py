@@ -106,7 +106,8 @@ def _markdown(block: Block, report: Report, files: Files) -> Iterator[str]:
             fence = "`" * (max((len(found) for found in re.findall("`+", block.text)), default=2) + 1)
             yield f"**{_plain(block.title)}**\n\n{fence}yaml\n{block.text.rstrip()}\n{fence}"
         case Fold():
-            yield f"**{_plain(block.title)}**"
+            if block.unfolded:
+                yield f"**{_plain(block.unfolded)}**"
             for one in block.blocks:
                 yield from _markdown(one, report, files)
 
@@ -207,7 +208,8 @@ def _latex(block: Block, report: Report, files: Files) -> Iterator[str]:
             yield rf"\textbf{{{escape(block.title)}}}"
             yield f"{{\\scriptsize\n\\begin{{verbatim}}\n{text}\n\\end{{verbatim}}\n}}"
         case Fold():
-            yield rf"\textbf{{{escape(block.title)}}}"
+            if block.unfolded:
+                yield rf"\textbf{{{escape(block.unfolded)}}}"
             for one in block.blocks:
                 yield from _latex(one, report, files)
 

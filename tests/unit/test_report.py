@@ -1,7 +1,10 @@
 import io
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -450,12 +453,25 @@ def test_markdown_and_latex_hold_the_same_with_their_pictures_beside(page, runs)
     for number in range(1, 15):
         assert f"Table {number}" in text
         assert f"Table {number}" in tex
+    titles = re.findall(r"^(?:\*\*|#+ )(.+?)(?:\*\*)?$", text, flags=re.MULTILINE)
+    assert not [one for one, following in pairwise(titles) if one == following]
     begun = re.findall(r"\\begin\{(\w+)\}", tex)
     assert sorted(begun) == sorted(re.findall(r"\\end\{(\w+)\}", tex))
     verbatim = re.sub(r"\\begin\{verbatim\}.*?\\end\{verbatim\}", "", tex, flags=re.DOTALL)
     plain = re.sub(r"\\[\\{}%&#_$]", "", verbatim)
     assert plain.count("{") == plain.count("}")
     assert not re.search(r"(?<!\\)[#]", verbatim.replace("[HTML]", ""))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here to set the report with")
+def test_latex_sets_the_report(page, tmp_path):
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}"]
+    done = subprocess.run(
+        [*command, page.with_suffix(".tex").name], cwd=page.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_heading_breaks_behind_underscores_and_nowhere_else():
