@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cropseg.intervals import LEAST_SEEDS
+from cropseg.redraw import LEAST_PLACES
 from cropseg.report import tables
 from cropseg.report.tables import Column, Table
 from cropseg.runs import Run
@@ -140,7 +141,7 @@ def table(runs: Sequence[Run]) -> Table | None:
                     f"{len(one.seeds)} ({seeds})",
                     f"{first.dataset}: {split}",
                     _shared(one),
-                    may_claim(one),
+                    "; ".join([may_claim(one), *_few_places(scored[0], name)]),
                     "; ".join(dict.fromkeys(labels(run) for run in scored)),
                     "; ".join(dict.fromkeys(started(run) for run in scored)),
                 )
@@ -165,6 +166,15 @@ def table(runs: Sequence[Run]) -> Table | None:
 def _shared(one: SeedScores) -> str:
     shares = list(dict.fromkeys(each.shared_ground for each in one.evaluations))
     return ", ".join("not known" if share is None else f"{share:.1%}" for share in shares)
+
+
+def _few_places(run: Run, key: str) -> list[str]:
+    """That a set lies on too few places for an interval, where what is stored tells."""
+    beside = run.details(key)
+    if beside is None or len(beside.clusters) >= LEAST_PLACES:
+        return []
+    n = len(beside.clusters)
+    return [f"{n} {'place' if n == 1 else 'places'} only: nothing tells how it would be on others"]
 
 
 def may_claim(one: SeedScores) -> str:

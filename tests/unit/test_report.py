@@ -287,7 +287,11 @@ def test_what_a_score_may_not_be_taken_for_is_claimed(tmp_path):
     with_predictor(run, Nearest(run.spec))
     sets = [EvaluationSet("chosen_by", str(own.root), "location", part="val")]
     evaluate_runs([run], sets)
-    words = " ".join(claims.claims([open_run(run.path)]))
+    again = open_run(run.path)
+    places = len(again.details("chosen_by").clusters)
+    assert places < 10
+    assert f"{places} place" in claims.table([again]).rows[0][5]
+    words = " ".join(claims.claims([again]))
     assert "Set chosen_by scores part val" in words
     assert "prepared again" not in words
     again = make_dataset(tmp_path / "again", n=10, size=32, seed=5)
