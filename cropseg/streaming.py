@@ -126,7 +126,7 @@ def _count(
     batch: Batch, labels: UInt8Array, confidence: npt.NDArray[np.float32] | None, classes: int
 ) -> tuple[list[PatchCount], npt.NDArray[np.int64]]:
     """Each patch counted, and how many pixels were left out for want of a label and of data."""
-    empty = (batch.images == NODATA).any(axis=1)
+    empty = batch.images.min(axis=1) == NODATA  # it is the least value there is
     unknown = batch.truth == IGNORE
     counted = ~(empty | unknown)
     found = [
@@ -165,9 +165,8 @@ def _read(dataset: Dataset, rows: Sequence[int], overlapping: dict[int, list[Nei
         for what, shape in shapes.items():
             if shape != (size, size):
                 raise InputError(f"{what} of patch {patch} is not {size} by {size} pixels", shape, remedy)
-        counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
-        unknown = np.flatnonzero(counts[classes:IGNORE]) + classes
-        if unknown.size:
+        if ((mask >= classes) & (mask != IGNORE)).any():
+            unknown = np.setdiff1d(mask[mask >= classes], [IGNORE])
             raise InputError(f"mask of patch {patch} has labels that are no class", unknown.tolist(), remedy)
         images[place], masks[place] = image, mask
         rasters.append(parcels)

@@ -21,6 +21,7 @@ from cropseg.data.dataset import Sample
 from cropseg.data.fill import NoData, model_input
 from cropseg.learners import joint
 from cropseg.learners.finite import FiniteLoss, Step
+from cropseg.learners.network import winners
 from cropseg.learners.options import options_of
 from cropseg.losses import Loss, RunningLoss
 from cropseg.metrics import Confusion, Protocol, scores
@@ -153,7 +154,7 @@ class SegmentationModule(L.LightningModule):
         """Add one batch to the loss and the confusion matrix."""
         logits = self(batch["x"])
         self._val_loss.update(self.loss.sums(logits, batch["target"]))
-        labels = logits.argmax(dim=1)
+        _, labels = winners(logits)
         # Scores leave out pixels without data whatever the rule, as evaluate.py does.
         truth = torch.where(batch["valid"], batch["target"], IGNORE)
         self._confusion.update(labels, truth)

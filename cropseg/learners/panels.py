@@ -16,6 +16,7 @@ from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import model_input
 from cropseg.learners.module import SegmentationModule
+from cropseg.learners.network import winners
 from cropseg.learners.tracking import show_confusion, show_panel
 from cropseg.metrics import Confusion
 
@@ -99,7 +100,7 @@ def _labels(trainer: L.Trainer, module: SegmentationModule, images: UInt16Array)
     """Labels, uint8 (n, height, width), as validation would give them."""
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         x, _ = model_input(torch.from_numpy(images).to(module.device), module.nodata)
-        labels: UInt8Array = module(x).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        labels: UInt8Array = winners(module(x))[1].to(torch.uint8).cpu().numpy()
     return labels
 
 

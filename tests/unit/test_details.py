@@ -219,7 +219,7 @@ def test_distances_to_the_edge_equal_the_whole_transform(seed, height, width, sh
     labels = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     touches = np.array([[d == 0 for d in row] for row in brute_distance(labels)])
     whole = distance_transform_edt(~touches) if touches.any() else np.full(labels.shape, np.inf)
-    np.testing.assert_allclose(np.sqrt(squared_edge_distance(labels)), np.minimum(whole, 8), rtol=1e-6)
+    np.testing.assert_allclose(np.sqrt(squared_edge_distance(labels).astype(float)), np.minimum(whole, 8), rtol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
