@@ -196,6 +196,11 @@ def _score(folder: Path) -> float | None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that goes on elsewhere, unless it holds more than Hydra's own."""
-    if folder.is_dir() and all(path.name == ".hydra" or path.suffix == ".log" for path in folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)  # another process of this run may be removing it too
+    """Remove the folder that Hydra made for a run that goes on elsewhere, unless it holds more than Hydra's own.
+
+    Where processes start side by side it stays: Hydra may be writing into it for another one.
+    """
+    if processes.side_by_side() or not folder.is_dir():
+        return
+    if all(path.name == ".hydra" or path.suffix == ".log" for path in folder.iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -155,7 +155,10 @@ class NeuralLearner:
             started = time.perf_counter()
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=left, weights_only=True)
-            except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
+            except SystemExit as error:
+                if error.code != 1:  # of a queue that wants the processor back (submitit), which starts this job again
+                    raise
+                # Lightning's answer to Ctrl-C, without a word.
                 raise KeyboardInterrupt(_how_to_go_on(last, run_dir)) from error
             except (MisconfigurationException, RuntimeError) as error:
                 # Early stopping and the plateau look for what they go by when it is too late to ask.

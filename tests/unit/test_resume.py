@@ -246,6 +246,16 @@ def test_a_begun_run_goes_on_in_its_folder_whatever_the_time_stamp(tmp_path):
     assert (tmp_path / "runs" / "1999-01-01_job" / "checkpoints" / "last.ckpt").exists()
 
 
+def test_what_hydra_writes_for_another_task_of_srun_stays(tmp_path, monkeypatch):
+    begun(tmp_path)
+    resume.release()
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    cfg = config(tmp_path, ["resume=auto"])
+    assert resume.begin(cfg) is None
+    assert cfg.resume
+    assert (tmp_path / "runs" / "new" / ".hydra" / "config.yaml").exists()
+
+
 def test_null_is_always_anew_and_leaves_nothing_to_go_on_from(tmp_path):
     begun(tmp_path, run="same")
     last = tmp_path / "runs" / "same" / "checkpoints" / "last.ckpt"
