@@ -12,7 +12,6 @@ from cropseg.calibration import Validated, read_validated, write_validated
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, warn
-from cropseg.counting import NO_CONFIDENCE, PARCEL_YEAR, PLACE
 from cropseg.details import Details
 from cropseg.ground import Rows, Sharing, refuse_trained, sharing, training_parts
 from cropseg.intervals import LEAST_SEEDS
@@ -22,6 +21,7 @@ from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
 from cropseg.seeds import SEED_COLUMNS, seed_rows
 from cropseg.streaming import run_through
+from cropseg.tally import NO_CONFIDENCE, PARCEL_YEAR, PLACE
 from cropseg.tta import augmented, check_tta
 
 TAKEN = (".detail", ".patches", ".clusters", ".reliability")

@@ -21,11 +21,12 @@ from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import Dataset
 from cropseg.core.progress import track
 from cropseg.core.scene import UInt8Array, UInt16Array
-from cropseg.counting import PLACE, PatchCount, Tally, UInt32Array, count, in_order
+from cropseg.counting import PatchCount, UInt32Array, count
 from cropseg.details import Details
 from cropseg.ground import places
 from cropseg.overlaps import Neighbour, neighbours, owned
 from cropseg.predictor import Predictor, classify
+from cropseg.tally import PLACE, Tally, in_order
 
 AHEAD: Final = 2
 """Batches that are read before the model asks for them, and batches that may wait to be counted."""
@@ -82,7 +83,7 @@ def run_through(
         rows: Its patches, in any order.
         batch_size: Patches at a time.
         what: What the progress bar says.
-        clusters_are: As for :class:`cropseg.counting.Tally`.
+        clusters_are: As for :class:`cropseg.tally.Tally`.
 
     Raises:
         InputError: A patch is broken; it is named.

@@ -23,20 +23,13 @@ from cropseg.calibration import BINS
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import open_dataset
-from cropseg.counting import (
-    BANDS_HA,
-    BANDS_PX,
-    FROM_PARCELS,
-    FROM_TRUTH,
-    PARCEL_YEAR,
-    PLACE,
-    numbered,
-    squared_edge_distance,
-)
+from cropseg.counting import parcel_runs
+from cropseg.edges import BANDS_PX, squared_edge_distance
 from cropseg.evaluate import EvaluationSet, evaluate_runs, examine
 from cropseg.overlaps import neighbours, owned
 from cropseg.runs import open_run
 from cropseg.streaming import run_through
+from cropseg.tally import BANDS_HA, FROM_PARCELS, FROM_TRUTH, PARCEL_YEAR, PLACE
 
 CLASSES = 11
 SIZE = 8
@@ -226,10 +219,10 @@ def test_distances_to_the_edge_equal_the_whole_transform(seed, height, width, sh
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9))
 def test_parcels_are_numbered_like_numpy_does(seed, height, width):
     parcels = np.random.default_rng(seed).choice(np.array([0, 3, 2**32 - 1], np.uint32), (height, width))
-    numbers, local = numbered(parcels)
+    numbers, which, lengths = parcel_runs(parcels)
     expected, inverse = np.unique(parcels, return_inverse=True)
     np.testing.assert_array_equal(numbers, expected)
-    np.testing.assert_array_equal(local, inverse.reshape(parcels.shape))
+    np.testing.assert_array_equal(np.repeat(which, lengths), inverse.ravel())
 
 
 def test_windows_overlap_only_on_the_same_image_and_grid():
