@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
+from real import free_ports
 
 QUERYABLES = {
     "eo:cloud_cover": {"type": "number"},
@@ -46,12 +46,6 @@ def _binaries() -> Path | None:
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def pgstac(items: list[dict], collection: dict) -> Iterator[str]:
     """Run a fresh cluster and stac-fastapi-pgstac over ``items``; give the root of the API."""
@@ -64,7 +58,7 @@ def pgstac(items: list[dict], collection: dict) -> Iterator[str]:
         user = pwd.getpwnam("postgres")
         os.chown(folder, user.pw_uid, user.pw_gid)
         as_postgres = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    port = free_port()
+    (port,) = free_ports(1)
     data = str(folder / "data")
     environment = {
         # Measuring the coverage of PostgreSQL's loader and server would only slow them down.
@@ -105,7 +99,7 @@ def pgstac(items: list[dict], collection: dict) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _api(environment: dict[str, str], folder: Path) -> Iterator[str]:
-    port = free_port()
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "uvicorn", "--factory", "stac_fastapi.pgstac.app:create_app"]
     with (folder / "api.log").open("wb") as log:

@@ -6,13 +6,14 @@ import contextlib
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from real import free_ports
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 NODES = ("127.0.0.1", "127.0.0.2")
@@ -59,14 +60,6 @@ def missing() -> str | None:
 def _found(name: str) -> str | None:
     """Debian keeps daemons off the path of most users."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-
-
-def free_ports(n: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def slurm() -> Iterator[Cluster]:
     conf.write_text(
         CONF.format(folder=folder, ports=ports, user=getpass.getuser(), nodes="\n".join(nodes), names=",".join(NODES))
     )
-    # Measuring the coverage of what runs in jobs would need files in its own folder; the jobs' own cost would be in it.
+    # Jobs are not of the job that the tests may run in, and their coverage is not measured.
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("COVERAGE", "SLURM_", "PYTEST"))}
     environment = {**kept, "SLURM_CONF": str(conf)}
     with contextlib.ExitStack() as stack:

@@ -1,12 +1,12 @@
 """The report in a real headless browser: it fits desktop and telephone, sorts, hides classes, enlarges, and prints."""
 
-import os
 import re
 import shutil
 from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
+from real import need
 from reports import shown
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), "")
@@ -36,8 +36,7 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    if not CHROMIUM and not os.environ.get("CI"):
-        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    need(None if CHROMIUM else "no chromium on this machine (apt-get install chromium)")
     return shown(tmp_path_factory.getbasetemp())[1]
 
 

@@ -12,6 +12,7 @@ import pytest
 import slurm_support
 import torch
 from factory import make_dataset
+from real import need
 
 from cropseg.core.manifest import open_dataset
 from cropseg.metrics import confusion_matrix
@@ -31,15 +32,17 @@ srun {command}
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    reason = slurm_support.missing()
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
+def running():
+    need(slurm_support.missing())
     with slurm_support.slurm() as found:
         found.environment["OMP_NUM_THREADS"] = "1"
         yield found
+
+
+@pytest.fixture
+def cluster(running):
+    yield running
+    running.clear()  # of what a failed test left
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +51,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "tiny"
     make_dataset(folder, n=17, size=32, parts={"train": 0.6, "val": 0.4}, nodata=True, ignored=True)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def leave_no_job(request):
-    yield
-    if "cluster" in request.fixturenames and not slurm_support.missing():
-        request.getfixturevalue("cluster").clear()
 
 
 def words(root, runs, *more):
