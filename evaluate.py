@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
         return
     sets = [instantiate(one) for one in (cfg.evaluation or {}).values()]
     runs = open_models(cfg.run, cfg.paths.runs, out)
-    evaluate_runs(runs, sets, cfg.batch_size, cfg.tta, calibration=cfg.calibration)
+    evaluate_runs(runs, sets, cfg.batch_size, cfg.tta, calibration=cfg.calibration, devices=cfg.devices)
 
 
 if __name__ == "__main__":

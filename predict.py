@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     path = find_product(cfg.product, Path(cfg.paths.cache), Path(cfg.paths.data))
     reading = {"resolution": int(run.spec.resolution), **reading_of(run, cfg.align)}
     with AlignedProduct(open_product(path), run.spec.bands, **reading) as scene:
-        map_product(run, scene, cfg.out, Path(cfg.paths.root), tta=cfg.tta, **cfg.map)
+        map_product(run, scene, cfg.out, Path(cfg.paths.root), tta=cfg.tta, devices=cfg.devices, **cfg.map)
 
 
 if __name__ == "__main__":

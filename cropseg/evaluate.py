@@ -13,6 +13,7 @@ from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.core.manifest import PARTS, Dataset, open_dataset
 from cropseg.core.progress import say, table, warn
 from cropseg.details import Details
+from cropseg.devices import check_devices, shared
 from cropseg.ground import Rows, Sharing, refuse_trained, sharing, training_parts
 from cropseg.intervals import LEAST_SEEDS
 from cropseg.overlaps import RULE
@@ -170,8 +171,14 @@ def examine(
     return evaluation, found.details
 
 
-def calibrate(run: Run, batch_size: int = 8, tta: str | None = None) -> str:
+def calibrate(run: Run, batch_size: int = 8, tta: str | None = None, devices: int | str = 1) -> str:
     """Compute a run's confidence on its own validation part, once for the same weights and data, and keep it.
+
+    Args:
+        run: The run.
+        batch_size: Patches at a time.
+        tta: Test-time augmentation.
+        devices: As for :func:`cropseg.devices.shared`.
 
     Returns:
         Why there is none; empty where there is one.
@@ -190,7 +197,7 @@ def calibrate(run: Run, batch_size: int = 8, tta: str | None = None) -> str:
     rows = [int(row) for row in dataset.parts(spec.split)["val"]]
     if not rows:
         return "the run has no validation part"
-    predictor = augmented(run.predictor, tta)
+    predictor = augmented(shared(run.predictor, devices), tta)
     if classify(predictor, dataset.image(rows[0])[None])[1] is None:
         return NO_CONFIDENCE
     found = run_through(predictor, dataset, rows, batch_size, "confidence on the validation part")
@@ -206,6 +213,7 @@ def evaluate_runs(
     tta: str | None = None,
     *,
     calibration: bool = True,
+    devices: int | str = 1,
 ) -> list[Evaluation]:
     """Score each run on each set, store the results in the runs' folders and print a table.
 
@@ -221,6 +229,7 @@ def evaluate_runs(
         batch_size: Patches at a time.
         tta: Test-time augmentation.
         calibration: Whether confidence is computed on each run's validation part too (:func:`calibrate`).
+        devices: How many GPUs share each batch (:func:`cropseg.devices.shared`); scores do not depend on it.
 
     Raises:
         ConfigError: No set was chosen, two of them share a name, or an option has an impossible value.
@@ -229,6 +238,7 @@ def evaluate_runs(
         raise ConfigError("no evaluation set was chosen", None, "give evaluation=[internal,unseen]")
     _check_batch_size(batch_size)
     check_tta(tta)
+    check_devices(devices)
     if not isinstance(calibration, bool):
         raise ConfigError("calibration", calibration, "choose true or false")
     if len({one.name for one in sets}) != len(sets):
@@ -246,9 +256,10 @@ def evaluate_runs(
     rows: list[Sequence[object]] = []
     found: dict[str, dict[str, Evaluation]] = {}
     for run in runs:
-        unfitted = calibrate(run, batch_size, tta) if calibration else "it was not asked for"
+        unfitted = calibrate(run, batch_size, tta, devices) if calibration else "it was not asked for"
+        predictor = shared(run.predictor, devices)
         for one in (chosen_set for of_run, chosen_set in chosen if of_run is run):
-            result, beside = examine(run.predictor, one, batch_size, tta)
+            result, beside = examine(predictor, one, batch_size, tta)
             same = result.manifest_digest == run.spec.manifest_digest and result.split == run.spec.split
             why = "these are the patches it would be fitted on" if same and one.part == "val" else unfitted
             if why and beside.reliability:
@@ -258,6 +269,7 @@ def evaluate_runs(
             results.append(result)
             found.setdefault(str(run.path), {})[result.key] = result
             rows.extend(score_rows(label(run, runs), result, "one seed" if str(run.path) in alone else ""))
+        del predictor
         run.release()
     table("Scores", SCORE_COLUMNS, rows)
     scored = [replace(run, evaluations=found[str(run.path)]) for run in runs]

@@ -29,6 +29,7 @@ from cropseg.core.manifest import open_dataset
 from cropseg.core.progress import say, table, warn
 from cropseg.core.scene import ClassifiedScene, SceneReader
 from cropseg.core.taxonomy import Taxonomy
+from cropseg.devices import shared
 from cropseg.predictor import Predictor
 from cropseg.runs import Run
 from cropseg.scores import SIMULATED_NOTE
@@ -154,6 +155,7 @@ def map_product(
     root: Path,
     *,
     tta: str | None = None,
+    devices: int | str = 1,
     mask_clouds: bool = True,
     scl_invalid: Sequence[int] = (),
     **options: Any,
@@ -166,6 +168,7 @@ def map_product(
         out: Path of the map; None stands for a name in ``<root>/outputs/maps``.
         root: The project's folder.
         tta: Test-time augmentation: ``d4`` averages probabilities over the eight symmetries of a window; None for none.
+        devices: How many GPUs share each batch of windows (:func:`cropseg.devices.shared`).
         mask_clouds: Whether pixels of the scene classes ``scl_invalid`` become 255.
         scl_invalid: Scene classes that spoil a pixel.
         options: Those of :func:`predict_scene`.
@@ -178,7 +181,7 @@ def map_product(
         "TTA": tta or "none",
         **{f"VERSION_{k}": str(v) for k, v in run.spec.versions.items()},
     }
-    predictor = augmented(run.predictor, tta)
+    predictor = augmented(shared(run.predictor, devices), tta)
     classified = isinstance(scene, ClassifiedScene)
     if mask_clouds and not classified:
         say(f"{scene.name} has no scene classes (SCL): clouds and their shadows are mapped as if they were ground")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import io
@@ -9,7 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Self
@@ -68,6 +69,23 @@ class NeuralPredictor:
         """Move the network to a device, such as ``cuda``."""
         self.net.to(device)
         return self
+
+    def copies(self, devices: int | None) -> tuple[Self, ...]:
+        """Itself and copies, each on a device of its own; on a CPU all on that.
+
+        Args:
+            devices: How many; None for all GPUs, or for itself alone where it lies on none.
+
+        Raises:
+            ConfigError: There are fewer GPUs.
+        """
+        on_gpu = next(self.net.parameters()).is_cuda
+        there = torch.cuda.device_count() if on_gpu else devices or 1
+        wanted = devices or there
+        if wanted > there:
+            raise ConfigError(f"there are {there} GPUs, fewer than devices", wanted, "give devices=auto for all")
+        names = [f"cuda:{i}" for i in range(wanted)] if on_gpu else ["cpu"] * wanted
+        return (self, *(replace(self, net=copy.deepcopy(self.net)).to(name) for name in names[1:]))
 
     def probabilities(self, images: UInt16Array) -> npt.NDArray[np.float32]:
         """Class probabilities, float32 (n, classes, height, width)."""

@@ -79,7 +79,7 @@ def where(place):
 
 
 def test_a_trained_run_is_evaluated_mapped_and_reported(repo, place, run_dir, where, capsys):
-    call(repo, "evaluate", *where, "run=latest", "evaluation=[internal,unseen]", "batch_size=2")
+    call(repo, "evaluate", *where, "run=latest", "evaluation=[internal,unseen]", "batch_size=2", "devices=2")
     shown = capsys.readouterr().out
     assert "unseen" in shown
     assert "simulated" in shown
@@ -90,7 +90,7 @@ def test_a_trained_run_is_evaluated_mapped_and_reported(repo, place, run_dir, wh
 
     safe = safe_factory.product(place / "products", 1, size=96)
     out = place / "map.tif"
-    options = ["map.window=48", "map.overlap=16", "map.blend=false", "map.confidence=true"]
+    options = ["map.window=48", "map.overlap=16", "map.blend=false", "map.confidence=true", "devices=2"]
     call(repo, "predict", *where, f"run={run_dir}", f"product={safe.folder}", f"out={out}", *options)
     with AlignedProduct(safe, PAPER_BANDS) as scene, rasterio.open(out) as dataset:
         image = scene.read(Window(0, 0, scene.grid.height, scene.grid.width))
