@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
     """Open the runs, write the figure."""
     out = Path(cfg.paths.root, "outputs", "curves") if cfg.out is None else Path(cfg.out)
     formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
-    draw(open_runs(cfg.run, cfg.paths.runs), out, formats=formats, miou=cfg.miou, mean=cfg.mean)
+    draw(open_runs(cfg.run, cfg.paths.runs), out, formats=formats, miou=cfg.miou, mean=cfg.mean, x=cfg.x)
 
 
 if __name__ == "__main__":

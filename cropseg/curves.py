@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,12 @@ from cropseg.scores import MEANS, SIMULATED_NOTE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Axis = Literal["epoch", "minutes"]
+
 FORMATS: Final = ("png", "svg", "pdf")
+SECONDS: Final = "epoch_seconds"
+"""Column that minutes are the sum of."""
+
 COLORS: Final = ("#1f6f4a", "#c9822b", "#4a6fa5", "#8c3b5e", "#6b6b6b", "#b0a030", "#3a9c9c", "#222222")
 INK: Final = "#1c2b22"
 
@@ -39,19 +44,32 @@ class Line:
     histories: tuple[Mapping[str, npt.NDArray[np.float64]], ...]
     chosen: int | None
 
-    def over_epochs(self, column: str) -> npt.NDArray[np.float64]:
-        """Epoch (from 1), mean, lowest and highest of a column; (epochs, 4), the epochs that have a finite value.
+    def over(self, x: Axis, column: str) -> npt.NDArray[np.float64]:
+        """Place, mean, lowest and highest of a column; (epochs, 4), the epochs that have a finite value.
 
         Where some runs stopped earlier, over those that went on.
+
+        Args:
+            x: What the place is: the epoch, from 1; or the minutes of training until its end, the mean over the runs.
+            column: Of ``metrics.csv``.
         """
-        values: dict[int, list[float]] = {}
+        values: dict[int, list[tuple[float, float]]] = {}
         for history in self.histories:
             if column in history:
-                for epoch, value in zip(history["epoch"], history[column], strict=True):
+                epochs = history["epoch"]
+                ends = epochs + 1 if x == "epoch" else np.cumsum(history[SECONDS]) / 60
+                for epoch, place, value in zip(epochs, ends, history[column], strict=True):
                     if math.isfinite(value):
-                        values.setdefault(int(epoch) + 1, []).append(float(value))
-        rows = [(epoch, float(np.mean(one)), min(one), max(one)) for epoch, one in sorted(values.items())]
+                        values.setdefault(int(epoch), []).append((float(place), float(value)))
+        rows = []
+        for _, found in sorted(values.items()):
+            places, ys = zip(*found, strict=True)
+            rows.append((float(np.mean(places)), float(np.mean(ys)), min(ys), max(ys)))
         return np.array(rows, dtype=np.float64).reshape(-1, 4)
+
+    def end_of(self, x: Axis, epoch: int) -> float:
+        """Place of an epoch (from 0) of a single run."""
+        return float(epoch + 1 if x == "epoch" else self.histories[0][SECONDS][: epoch + 1].sum() / 60)
 
 
 def lines(runs: Sequence[Run], *, mean: bool) -> list[Line]:
@@ -83,7 +101,13 @@ def lines(runs: Sequence[Run], *, mean: bool) -> list[Line]:
 
 
 def draw(
-    runs: Sequence[Run], out: Path, *, formats: Sequence[str] = ("png", "svg"), miou: str = "miou", mean: bool = False
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    formats: Sequence[str] = ("png", "svg"),
+    miou: str = "miou",
+    mean: bool = False,
+    x: Axis = "epoch",
 ) -> list[Path]:
     """Draw the four panels and write them.
 
@@ -93,13 +117,15 @@ def draw(
         formats: Of ``png``, ``svg`` and ``pdf``.
         miou: Which of the means over classes panel (b) shows, a key of :data:`cropseg.scores.MEANS`.
         mean: Whether runs that differ in their seed alone become one line with a band from the lowest to the highest.
+        x: What they are drawn over: ``epoch``, or ``minutes`` of training, validations and all else that it waits for
+            included, so that settings of different speed can be compared.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: An unknown format or score.
-        InputError: A run has no curves.
+        ConfigError: An unknown format, score or axis.
+        InputError: A run has no curves, or does not know its minutes.
     """
     unknown = [one for one in formats if one not in FORMATS]
     if unknown or not formats:
@@ -107,7 +133,14 @@ def draw(
     known = [name for name in MEANS if name.startswith("miou")]
     if miou not in known:
         raise ConfigError("miou names no mean over classes", miou, f"choose from {', '.join(known)}")
+    if x not in get_args(Axis):
+        raise ConfigError("x", x, f"choose {' or '.join(get_args(Axis))}")
     drawn = lines(runs, mean=mean)
+    for run in runs:
+        seconds = run.history.get(SECONDS)
+        if x == "minutes" and (seconds is None or not np.isfinite(seconds).all()):
+            remedy = "draw it over epochs; callbacks.speed logs the time"
+            raise InputError(f"{label(run, runs)} does not know how long its epochs took", str(run.path), remedy)
 
     # Imported here: it takes a second, and nothing above needs it.
     import matplotlib as mpl
@@ -116,10 +149,10 @@ def draw(
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2)
     title = MEANS[miou][0]
-    _panel(axes[0, 0], drawn, "(a) Loss", {"train_loss": "training", "val_loss": "validation"})
-    _panel(axes[0, 1], drawn, f"(b) Validation {title}", {f"val_{miou}": ""})
-    _panel(axes[1, 0], drawn, "(c) Validation pixel accuracy", {"val_pixel_accuracy": ""})
-    _panel(axes[1, 1], drawn, "(d) Learning rate", {"lr": ""}, log=True)
+    _panel(axes[0, 0], drawn, x, "(a) Loss", {"train_loss": "training", "val_loss": "validation"})
+    _panel(axes[0, 1], drawn, x, f"(b) Validation {title}", {f"val_{miou}": ""})
+    _panel(axes[1, 0], drawn, x, "(c) Validation pixel accuracy", {"val_pixel_accuracy": ""})
+    _panel(axes[1, 1], drawn, x, "(d) Learning rate", {"lr": ""}, log=True)
     notes = [SIMULATED_NOTE] if any(run.spec.simulated for run in runs) else []
     notes += ["dotted: epoch of the chosen checkpoint"] if any(line.chosen is not None for line in drawn) else []
     notes += ["bands: lowest to highest seed"] if any(len(line.histories) > 1 for line in drawn) else []
@@ -139,31 +172,35 @@ def draw(
     return written
 
 
-def _panel(axes: Axes, drawn: Sequence[Line], title: str, columns: Mapping[str, str], *, log: bool = False) -> None:
+def _panel(
+    axes: Axes, drawn: Sequence[Line], x: Axis, title: str, columns: Mapping[str, str], *, log: bool = False
+) -> None:
     """One panel: a colour for each line, its first of two columns dashed; a single one has a colour for each."""
     from matplotlib.ticker import MaxNLocator
 
     alone = len(drawn) == 1
     for number, line in enumerate(drawn):
         for place, (column, word) in enumerate(columns.items()):
-            rows = line.over_epochs(column)
+            rows = line.over(x, column)
             if not len(rows):
                 continue
-            epochs, middle, low, high = rows.T
+            places, middle, low, high = rows.T
             color = COLORS[(len(columns) - 1 - place if alone else number) % len(COLORS)]
             style = "--" if len(columns) > 1 and place == 0 and not alone else "-"
             name = word if alone and word else ", ".join(part for part in (line.name, word) if part)
-            marker = "o" if len(epochs) == 1 else None
-            axes.plot(epochs, middle, style, color=color, lw=1.7, marker=marker, label=name)
+            marker = "o" if len(places) == 1 else None
+            axes.plot(places, middle, style, color=color, lw=1.7, marker=marker, label=name)
             if len(line.histories) > 1:
-                axes.fill_between(epochs, low, high, color=color, alpha=0.2, lw=0)
+                axes.fill_between(places, low, high, color=color, alpha=0.2, lw=0)
         if line.chosen is not None:
-            axes.axvline(line.chosen + 1, color=COLORS[number % len(COLORS)] if not alone else INK, ls=":", lw=1)
+            axes.axvline(
+                line.end_of(x, line.chosen), color=COLORS[number % len(COLORS)] if not alone else INK, ls=":", lw=1
+            )
     axes.set_title(title, loc="left", color=INK, fontsize=11)
-    axes.set_xlabel("epoch", color=INK)
+    axes.set_xlabel("epoch" if x == "epoch" else "minutes of training", color=INK)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=x == "epoch"))
     if not axes.get_legend_handles_labels()[0]:  # the dotted lines have no label
         axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=INK)
         return

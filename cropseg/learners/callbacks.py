@@ -112,8 +112,10 @@ class EpochLine(Callback):
 
 
 class Speed(Callback):
-    """Logs how fast an epoch's training went, without its validations, and the most memory that a GPU held.
+    """Logs how fast an epoch's training went, what an epoch took in all, and the most memory that a GPU held.
 
+    ``epoch_seconds`` is the time since the last epoch's end, or since training started: compiling, validation,
+    checkpoints and pictures are in it; they are not in the speed.
     ``patches_per_second`` counts the patches of all processes together. ``gpu_memory_gib`` is the peak of PyTorch's
     allocations on the first process's GPU since the last epoch's end, in GiB; on other devices it is not logged.
     """
@@ -122,6 +124,11 @@ class Speed(Callback):
         self._patches = 0
         self._spent = 0.0
         self._since: float | None = None
+        self._end = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the first epoch."""
+        self._end = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
@@ -147,7 +154,11 @@ class Speed(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's speed; each process measures its own, of which trackers see the first's."""
         self._stop(pl_module.device)
-        found = {"patches_per_second": self._patches * trainer.world_size / self._spent}
+        begun, self._end = self._end, time.perf_counter()
+        found = {
+            "patches_per_second": self._patches * trainer.world_size / self._spent,
+            "epoch_seconds": self._end - begun,
+        }
         if pl_module.device.type == "cuda":
             found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
             torch.cuda.reset_peak_memory_stats(pl_module.device)

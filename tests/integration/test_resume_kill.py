@@ -16,6 +16,8 @@ REPO = Path(__file__).resolve().parents[2]
 EPOCHS = 12
 KILLS = 2
 
+TIMES = ("patches_per_second", "epoch_seconds")
+
 
 def start(root, runs, *words):
     command = [sys.executable, str(REPO / "train.py"), "experiment=debug", "dataset=folder", f"dataset.root={root}"]
@@ -31,7 +33,7 @@ def kept(runs):
 
 def epochs_of(run):
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
-    return [{name: value for name, value in row.items() if name != "patches_per_second"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 @pytest.mark.slow

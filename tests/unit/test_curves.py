@@ -33,19 +33,41 @@ def copy(run, seed, values, *, lr=0.1, model="fake"):
 def test_a_run_gives_its_own_numbers(run):
     (line,) = lines([run], mean=False)
     assert (line.name, line.chosen) == ("fake", 1)
-    np.testing.assert_array_equal(line.over_epochs("train_loss"), [[1, 2.5, 2.5, 2.5], [2, 1.6, 1.6, 1.6]])
-    assert line.over_epochs("val_pixel_accuracy").shape == (0, 4)
+    np.testing.assert_array_equal(line.over("epoch", "train_loss"), [[1, 2.5, 2.5, 2.5], [2, 1.6, 1.6, 1.6]])
+    assert line.over("epoch", "val_pixel_accuracy").shape == (0, 4)
 
 
 def test_seeds_become_a_mean_with_their_range_and_other_configs_stay_apart(run):
     seeds = [copy(run, 0, [4.0, 2.0, np.nan]), copy(run, 1, [2.0, 1.0]), copy(run, 2, [3.0, np.inf, 9.0])]
     other = copy(run, 0, [1.0], lr=0.2)
     mean, alone = lines([*seeds, other], mean=True)
-    np.testing.assert_allclose(mean.over_epochs("val_loss"), [[1, 3, 2, 4], [2, 1.5, 1, 2], [3, 9, 9, 9]])
+    np.testing.assert_allclose(mean.over("epoch", "val_loss"), [[1, 3, 2, 4], [2, 1.5, 1, 2], [3, 9, 9, 9]])
     assert mean.name.endswith("3 seeds")
     assert mean.chosen is None
     assert len(alone.histories) == 1
     assert len({line.name for line in lines([*seeds, other], mean=False)}) == 4
+
+
+def timed(run, seed, values, seconds):
+    one = copy(run, seed, values)
+    return dataclasses.replace(one, history={**one.history, "epoch_seconds": np.array(seconds, dtype=float)})
+
+
+def test_over_minutes_seeds_are_placed_at_their_mean_time(run, tmp_path):
+    seeds = [timed(run, 0, [4.0, 2.0, 1.0], [60, 60, 60]), timed(run, 1, [2.0, np.nan, 3.0], [120, 180, 60])]
+    (line,) = lines(seeds, mean=True)
+    np.testing.assert_allclose(line.over("minutes", "val_loss"), [[1.5, 3, 2, 4], [2, 2, 2, 2], [4.5, 2, 1, 3]])
+    assert lines(seeds[1:], mean=False)[0].end_of("minutes", 1) == 5
+    (path,) = draw(seeds, tmp_path / "f", formats=["svg"], x="minutes")
+    assert "minutes of training" in path.read_text()
+
+
+@pytest.mark.parametrize("seconds", [None, [60.0, np.nan]])
+def test_a_run_that_does_not_know_its_time_is_drawn_over_epochs_alone(run, seconds, tmp_path):
+    early = copy(run, 0, [2.0, 1.0]) if seconds is None else timed(run, 0, [2.0, 1.0], seconds)
+    with pytest.raises(InputError, match="how long its epochs took"):
+        draw([early], tmp_path / "f", x="minutes")
+    draw([early], tmp_path / "f", formats=["svg"])
 
 
 def test_three_kinds_of_file_with_four_panels_and_the_note(run, tmp_path, capsys):
@@ -86,7 +108,7 @@ def test_a_run_without_epochs_is_refused(run, history, says, tmp_path):
         draw([run, dataclasses.replace(run, history=history)], tmp_path / "f")
 
 
-@pytest.mark.parametrize("options", [{"formats": ["gif"]}, {"formats": []}, {"miou": "pixel_accuracy"}])
+@pytest.mark.parametrize("options", [{"formats": ["gif"]}, {"formats": []}, {"miou": "pixel_accuracy"}, {"x": "hours"}])
 def test_options_that_do_not_exist_are_refused(run, options, tmp_path):
     with pytest.raises(ConfigError):
         draw([run], tmp_path / "f", **options)

@@ -29,7 +29,16 @@ from cropseg.losses import CrossEntropy
 from cropseg.models.unet4gn import UNet4LevelsGN
 from cropseg.runs import read_history
 
-SCORES = {"train_loss", "val_loss", "val_miou", "val_miou_present", "val_pixel_accuracy", "lr", "patches_per_second"}
+SCORES = {
+    "train_loss",
+    "val_loss",
+    "val_miou",
+    "val_miou_present",
+    "val_pixel_accuracy",
+    "lr",
+    "patches_per_second",
+    "epoch_seconds",
+}
 PICTURES = {"panel", "confusion_best", "confusion_last"}
 
 
@@ -247,6 +256,8 @@ def test_speed_counts_training_alone_and_all_processes(monkeypatch, tmp_path):
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
     now, module = trainer(loggers=[CsvLogger(tmp_path)]), SimpleNamespace(device=torch.device("cpu"))
     speed = Speed()
+    speed.on_train_start(now, module)
+    clock[0] += 30.0  # compiling
     speed.on_train_epoch_start(now, module)
     for _ in range(2):
         clock[0] += 1.0
@@ -256,7 +267,9 @@ def test_speed_counts_training_alone_and_all_processes(monkeypatch, tmp_path):
     speed.on_validation_end(now, module)
     clock[0] += 100.0  # a checkpoint
     speed.on_train_epoch_end(now, module)
-    assert read_history(tmp_path / "metrics.csv")["patches_per_second"].tolist() == [8.0]  # 2 x 8 patches in 2 s
+    found = read_history(tmp_path / "metrics.csv")
+    assert found["patches_per_second"].tolist() == [8.0]  # 2 x 8 patches in 2 s
+    assert found["epoch_seconds"].tolist() == [232.0]
 
 
 def wandb_records(folder):
