@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Find the stored evaluations, print the table."""
     out = None if cfg.out is None else str(cfg.out)
     options = {"seeds": cfg.seeds, "sort": cfg.sort, "sets": _texts(cfg.sets), "out": out, "runs": cfg.paths.runs}
-    show(_texts(cfg.run) or [cfg.paths.runs], str(cfg.score), cfg.protocol, **options)
+    show([cfg.paths.runs] if cfg.run is None else _texts(cfg.run), str(cfg.score), cfg.protocol, **options)
 
 
 def _texts(value: Any) -> list[str] | None:

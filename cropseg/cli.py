@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from cropseg import overrides
 from cropseg.core import processes
 from cropseg.core.errors import ConfigError, CropsegError, TrainingError
 from cropseg.core.progress import warn
@@ -55,6 +56,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], Any]]:
             # Hydra prints and swallows errors of its own unless told not to; we print them, in one line.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             with one_line_errors():
+                overrides.check(conf, config_name, sys.argv[1:])
                 return hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(job)()
 
         return run
@@ -160,7 +162,10 @@ def _is_defect(error: BaseException) -> bool:
     if str(error).startswith("Error locating target"):
         return False
     cause = error.__cause__
-    return cause is not None and not isinstance(cause, HydraException | OmegaConfBaseException | OSError | TypeError)
+    if type(cause).__name__ == "MisconfigurationException":  # Lightning's, which is not imported here: it takes seconds
+        return False
+    mendable = HydraException | OmegaConfBaseException | OSError | TypeError | ValueError
+    return cause is not None and not isinstance(cause, mendable)
 
 
 def refuse_unused(cfg: DictConfig, user: str, groups: Iterable[str]) -> None:

@@ -243,6 +243,8 @@ def open_models(run: Any, folder: str | Path, out: str | Path | None = None) -> 
         InputError: A file cannot be read.
     """
     listed = list(run) if isinstance(run, list | tuple) or OmegaConf.is_list(run) else [run]
+    if not listed:
+        raise ConfigError("run names nothing", listed, "give run=latest or run=<folder that train.py named>")
     found: list[Run] = []
     for one in listed:
         if isinstance(one, Mapping | DictConfig):

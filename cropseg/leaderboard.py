@@ -314,6 +314,9 @@ def show(
     check_score(score)
     if not isinstance(seeds, bool):
         raise ConfigError("seeds", seeds, "choose true or false")
+    for option, given in (("run", paths), ("sets", sets)):
+        if given is not None and not given:
+            raise ConfigError(f"{option} names nothing", list(given), f"leave {option}= out for all")
     entries = [read(path) for path in track(find(paths, runs), "reading evaluations")]
     if empty := [entry.name for entry in entries if not entry.evaluations]:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""

@@ -172,7 +172,13 @@ def map_product(
         mask_clouds: Whether pixels of the scene classes ``scl_invalid`` become 255.
         scl_invalid: Scene classes that spoil a pixel.
         options: Those of :func:`predict_scene`.
+
+    Raises:
+        ConfigError: ``scl_invalid`` holds what is no scene class.
     """
+    unknown = [one for one in scl_invalid if one not in range(12) or isinstance(one, bool)]
+    if unknown:
+        raise ConfigError("map.scl_invalid lists scene classes", unknown, "use 0 to 11")
     name = "_".join([scene.name, run.name.replace("/", "_"), *([tta] if tta else [])])
     path = root / "outputs" / "maps" / f"{name}.tif" if out is None else Path(out)
     tags = {

@@ -67,6 +67,8 @@ def begin(cfg: DictConfig) -> float | None:
         ConfigError: The folder named by ``resume`` holds a run of another config, or another process trains into it.
         InputError: It holds none.
     """
+    if cfg.run_dir is None:
+        raise ConfigError("option run_dir", "null", "give a folder, or leave it out")
     asked, fresh = cfg.resume, Path(cfg.run_dir).absolute()
     mine = identity(cfg)
     folder = None if asked is None else find(Path(cfg.paths.runs), mine) if asked == "auto" else _named(str(asked), cfg)

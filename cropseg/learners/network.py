@@ -71,19 +71,20 @@ class NeuralPredictor:
         return self
 
     def copies(self, devices: int | None) -> tuple[Self, ...]:
-        """Itself and copies, each on a device of its own; on a CPU all on that.
+        """Itself and copies, each on a device of its own; on a CPU all on that, one a core at most.
 
         Args:
             devices: How many; None for all GPUs, or for itself alone where it lies on none.
 
         Raises:
-            ConfigError: There are fewer GPUs.
+            ConfigError: There are fewer GPUs, or cores.
         """
         on_gpu = next(self.net.parameters()).is_cuda
-        there = torch.cuda.device_count() if on_gpu else devices or 1
-        wanted = devices or there
+        there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+        wanted = devices or (there if on_gpu else 1)
         if wanted > there:
-            raise ConfigError(f"there are {there} GPUs, fewer than devices", wanted, "give devices=auto for all")
+            what = "GPUs" if on_gpu else "cores and no GPU"
+            raise ConfigError(f"there are {there} {what}, fewer than devices", wanted, "give devices=auto")
         names = [f"cuda:{i}" for i in range(wanted)] if on_gpu else ["cpu"] * wanted
         return (self, *(replace(self, net=copy.deepcopy(self.net)).to(name) for name in names[1:]))
 

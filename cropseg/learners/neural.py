@@ -10,16 +10,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from cropseg.core.errors import ConfigError
+from cropseg.core.errors import ConfigError, CropsegError
 from cropseg.core.progress import say
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.fill import NODATA_RULES, NoData
@@ -29,12 +29,15 @@ from cropseg.learners.folder import clear
 from cropseg.learners.init import Init
 from cropseg.learners.module import SegmentationModule
 from cropseg.learners.network import NeuralPredictor, build_net, recipe_of
-from cropseg.learners.options import options_of
+from cropseg.learners.options import options_of, refused_by_library
 from cropseg.learners.tracking import announce, with_csv
 from cropseg.learners.versions import versions
 from cropseg.losses import Loss
 from cropseg.metrics import Confusion
 from cropseg.predictor import ModelSpec
+
+PRECISIONS: Final = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
+"""What weights in 32 bits allow: the last three are Lightning's other names of the first."""
 
 
 class NeuralLearner:
@@ -160,9 +163,10 @@ class NeuralLearner:
                     raise
                 # Lightning's answer to Ctrl-C, without a word.
                 raise KeyboardInterrupt(_how_to_go_on(last, run_dir)) from error
-            except (MisconfigurationException, RuntimeError) as error:
-                # Early stopping and the plateau look for what they go by when it is too late to ask.
-                if not isinstance(error, MisconfigurationException) and "conditioned on metric" not in str(error):
+            except (MisconfigurationException, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+                # Some options are looked at when it is too late to ask, such as what early stopping goes by.
+                named = isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error)
+                if not named and (isinstance(error, RuntimeError | CropsegError) or not refused_by_library(error)):
                     raise
                 remedy = "see conf/trainer, conf/callbacks and conf/scheduler"
                 raise ConfigError("training is refused", str(error), remedy) from error
@@ -202,7 +206,14 @@ class NeuralLearner:
             if not isinstance(callback, Callback):  # an experiment sets options of one that callbacks=none left out
                 remedy = "leave callbacks= out, or choose one that has it, such as callbacks=default"
                 raise ConfigError(f"callbacks.{name} has options and no _target_", callback, remedy)
+            if isinstance(callback, EarlyStopping) and callback.patience < 0:
+                remedy = "give the validations without progress to wait for, 0 or more"
+                raise ConfigError(f"callbacks.{name}.patience", callback.patience, remedy)
         bound = getattr(self.trainer, "keywords", {})
+        if (precision := str(bound.get("precision", PRECISIONS[0]))) not in PRECISIONS:
+            raise ConfigError("trainer.precision", precision, f"choose {', '.join(PRECISIONS)}")
+        if (clip := bound.get("gradient_clip_val")) is not None and not clip >= 0:
+            raise ConfigError("trainer.gradient_clip_val", clip, "give the largest norm, above 0; null clips nothing")
         if (steps := bound.get("accumulate_grad_batches", 1)) is not None and steps < 1:
             raise ConfigError("trainer.accumulate_grad_batches must be at least 1", steps, "1 accumulates nothing")
         options: dict[str, Any] = {"plugins": [*(bound.get("plugins") or ()), AtomicCheckpoints()]}

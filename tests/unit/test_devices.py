@@ -1,3 +1,4 @@
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,11 @@ def network():
     torch.manual_seed(3)
     net = build_net({"_target_": "cropseg.models.unet4gn.UNet4LevelsGN", "base": 4, "groups": 2}, 10, 11)
     return NeuralPredictor(net, spec_for(model={"nodata": "fill"}), np.eye(11, dtype=np.int64), 0)
+
+
+@pytest.fixture(autouse=True)
+def cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
 
 
 def images(n):
@@ -76,6 +82,11 @@ def test_as_many_gpus_as_there_are(monkeypatch):
     monkeypatch.setattr(net.net, "parameters", lambda: iter([SimpleNamespace(is_cuda=True)]))
     with pytest.raises(ConfigError, match="there are 2 GPUs, fewer than devices: 3"):
         shared(net, 3)
+
+
+def test_a_processor_holds_no_more_copies_than_it_has_cores():
+    with pytest.raises(ConfigError, match="there are 4 cores and no GPU, fewer than devices: 1000"):
+        shared(network(), 1000)
 
 
 def test_the_option_is_looked_at_before_a_patch_is_read(tmp_path):

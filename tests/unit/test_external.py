@@ -185,6 +185,7 @@ def test_what_is_no_predictor_is_refused(tmp_path):
         ({"_target_": "builtins.dict"}, "is no predictor"),
         ({"path": "x"}, "needs _target_"),
         ({"_target_": f"{__name__}.Unsaid"}, "must be a ModelSpec"),
+        ([], "run names nothing"),
     ):
         with pytest.raises(ConfigError, match=message):
             open_models(config, tmp_path, tmp_path)

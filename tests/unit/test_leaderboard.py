@@ -153,6 +153,12 @@ def test_score_protocol_sort_and_sets(tmp_path):
         board(tmp_path, sets=["nowhere"])
 
 
+@pytest.mark.parametrize(("paths", "sets"), [([], None), (["x"], [])])
+def test_a_list_that_names_nothing_is_refused(paths, sets):
+    with pytest.raises(ConfigError, match="names nothing"):
+        show(paths, sets=sets)
+
+
 def test_models_and_maps_that_are_no_runs_are_listed_by_their_folder(tmp_path):
     run(tmp_path / "runs" / "a", evaluation())
     storage.write_json(tmp_path / "their.evaluation" / "internal.json", evaluation(right=7).to_dict())

@@ -278,19 +278,47 @@ def test_what_is_wrong_is_said(dataset, tmp_path):
         made.fit(CropDataModule(dataset.root), tmp_path)
 
 
+SHORT = functools.partial(
+    functools.partial, L.Trainer, accelerator="cpu", max_epochs=1, log_every_n_steps=1, num_sanity_val_steps=0
+)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"optimizer": functools.partial(torch.optim.Adam, lr=-1.0)}, "optimizer is refused: .*learning rate"),
         ({"scheduler": functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, factor=2)}, "scheduler is ref"),
-        ({"trainer": functools.partial(L.Trainer, accelerator="cpu", precision="foo")}, "trainer is refused: .*foo"),
+        (
+            {"trainer": functools.partial(L.Trainer, accelerator="cpu", precision="64-true")},
+            r"trainer\.precision: '64-true'",
+        ),
         ({"trainer": functools.partial(L.Trainer, accelerator="no_such")}, "trainer is refused: .*no_such"),
         ({"trainer": functools.partial(L.Trainer, accelerator="cpu", max_epochs="abc")}, "whole number"),
         ({"trainer": functools.partial(L.Trainer, accumulate_grad_batches=0)}, "accumulate_grad_batches .* at least 1"),
         ({"callbacks": {"projection": {"steps": 4}}}, r"callbacks\.projection has options and no _target_"),
         ({"callbacks": {"stop": EarlyStopping("val_los")}}, "training is refused: .*val_los"),
+        ({"callbacks": {"stop": EarlyStopping("val_loss", patience=-1)}}, r"callbacks\.stop\.patience: -1"),
+        ({"trainer": functools.partial(L.Trainer, gradient_clip_val=-1)}, r"trainer\.gradient_clip_val: -1"),
+        (
+            {"trainer": SHORT(val_check_interval=99)},
+            "training is refused: .*99",
+        ),
+        ({"optimizer": functools.partial(torch.optim.Adam, betas=[0.9])}, "optimizer is refused: .*range"),
     ],
-    ids=["rate", "factor", "precision", "accelerator", "epochs", "accumulation", "callback", "early stopping"],
+    ids=[
+        "rate",
+        "factor",
+        "precision",
+        "accelerator",
+        "epochs",
+        "accumulation",
+        "callback",
+        "early stopping",
+        "patience",
+        "clipping",
+        "interval",
+        "betas",
+    ],
 )
 def test_values_that_a_library_refuses_are_named_by_their_group(dataset, tmp_path, change, says):
     made = learner(tmp_path)

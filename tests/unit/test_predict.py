@@ -164,6 +164,14 @@ def test_clouds_are_masked_exactly_where_the_scene_classes_say_so(tmp_path, caps
         assert dataset.tags()["VALUE_255"] == "no data"
 
 
+@pytest.mark.parametrize("wrong", [99, -1, True, 2.5])
+def test_what_is_no_scene_class_is_refused(tmp_path, wrong):
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for())), Hashed(spec_for()))
+    with pytest.raises(ConfigError, match="scl_invalid lists scene classes"):
+        map_product(run, scene(), str(tmp_path / "m.tif"), tmp_path, scl_invalid=[8, wrong])
+    assert not (tmp_path / "m.tif").exists()
+
+
 def test_a_scene_without_scene_classes_is_mapped_whole_and_that_is_said(tmp_path, capsys):
     run = with_predictor(open_run(make_run(tmp_path / "r", spec_for())), Hashed(spec_for()))
     result = map_product(run, scene(), str(tmp_path / "m.tif"), tmp_path, scl_invalid=[8, 9])
