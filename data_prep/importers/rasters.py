@@ -87,7 +87,7 @@ def read_npy(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
 
 
 def read_mask(path: Path, key: str = "mask") -> npt.NDArray[np.int64]:
-    """Read a mask of whole numbers, (height, width), from ``.png``, ``.tif``, ``.npy`` or ``.mat``.
+    """Read a mask of whole numbers, (height, width), from ``.png``, ``.tif``, ``.npy`` or ``.mat``, in any case.
 
     Args:
         path: The file.
@@ -96,11 +96,12 @@ def read_mask(path: Path, key: str = "mask") -> npt.NDArray[np.int64]:
     Raises:
         InputError: It is missing or broken, has several bands, or holds values that are no whole numbers.
     """
-    if path.suffix == ".npy":
+    kind = path.suffix.lower()
+    if kind == ".npy":
         values = read_npy(path)
-    elif path.suffix == ".mat":
+    elif kind == ".mat":
         values = _read_mat(path, key)
-    elif path.suffix.lower() == ".png":
+    elif kind == ".png":
         values = _read_png(path)
     else:
         values = read_raster(path).values

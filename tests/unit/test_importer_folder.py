@@ -7,6 +7,7 @@ import pytest
 import shapely
 from foreign import PASTIS_ORDER, run_importer, stack, write_tiff
 from PIL import Image
+from scipy.io import savemat
 
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
@@ -73,6 +74,20 @@ def test_pairs_of_every_kind_give_the_same_pixels_and_labels(repo, tmp_path, kin
     outlines = shapely.from_wkb(dataset.manifest["geometry"].to_pylist())
     assert not shapely.intersects(outlines[0], outlines[1])
     assert (outlines[0].centroid.y < -50) == (kind == "npy")
+
+
+@pytest.mark.parametrize("kind", ["npy", "mat", "png", "tif"])
+def test_the_ends_of_file_names_may_be_in_capitals(repo, tmp_path, kind):
+    root = pairs(tmp_path / "in", "npy" if kind == "npy" else "tif", mask="npy" if kind == "mat" else kind, number=1)
+    if kind == "mat":
+        (root / "masks/field_20210601.npy").unlink()
+        savemat(root / "masks/field_20210601.mat", {"mask": labels(SIZE, SIZE, 1).astype(np.uint8)})
+    for path in [*root.glob("images/*"), *root.glob("masks/*")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    run(repo, root, tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out/folder")
+    np.testing.assert_array_equal(dataset.mask(0), np.vectorize({7: 3, 20: 1, 99: 255}.get)(labels(SIZE, SIZE, 1)))
+    assert dataset.manifest["tile"].to_pylist() == ["placeholder" if kind == "npy" else "unknown"]
 
 
 def test_larger_images_are_cut_to_the_border_and_lie_where_they_lie(repo, tmp_path):
