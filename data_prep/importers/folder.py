@@ -31,7 +31,7 @@ from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import Grid
 from cropseg.core.tiling import sliding
-from data_prep.importers.rasters import check_finite, read_mask, read_npy, read_raster
+from data_prep.importers.rasters import check_finite, read_mask, read_npy, read_raster, without_data
 from data_prep.importers.samples import Sample, Writer, apply_labels, label_table, midnight, to_image, write_csv
 
 IMAGES: Final = (".tif", ".tiff", ".npy")
@@ -47,7 +47,7 @@ class Values:
         bands: Band names in the order of the file.
         scale: Reflectance × 10000 = value × scale + offset; 10000 for reflectance from 0 to 1.
         offset: See ``scale``; -1000 for products of baseline 04.00 on as delivered.
-        nodata: File values without data, NaN among them if it is one.
+        nodata: File values without data, NaN among them if it is one; compared as the file's type holds them.
     """
 
     bands: Sequence[str]
@@ -259,12 +259,9 @@ def _image(path: Path, meaning: Values, bands: Sequence[str]) -> tuple[npt.NDArr
     if stored.ndim != 3 or stored.shape[0] != len(meaning.bands) or stored.dtype.kind not in "iuf":
         what = f"{path} must be numbers ({len(meaning.bands)} bands, height, width), not"
         raise InputError(what, f"{stored.dtype} {stored.shape}", "name the file's bands in importer.values.bands")
-    stored = stored[[list(meaning.bands).index(band) for band in bands]].astype(np.float64)
-    named = [float(value) for value in (*meaning.nodata, *([own] if own is not None else []))]
-    empty = np.isin(stored, [value for value in named if not np.isnan(value)])
-    if np.isnan(named).any():
-        empty |= np.isnan(stored)
-    known = np.where(empty, 0.0, stored)
+    stored = stored[[list(meaning.bands).index(band) for band in bands]]
+    empty = without_data(stored, [*meaning.nodata, *([] if own is None else [own])])
+    known = np.where(empty, 0.0, stored.astype(np.float64))
     for band, pixels in zip(bands, known, strict=True):
         check_finite(pixels, path, f", band {band},")
     values = known * meaning.scale + meaning.offset

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -114,6 +116,31 @@ def read_mask(path: Path, key: str = "mask") -> npt.NDArray[np.int64]:
         if (values != np.rint(values)).any():
             raise InputError(f"mask {path} holds values that are no whole numbers", float(values.max()), _AGAIN)
     return values.astype(np.int64)
+
+
+def without_data(values: npt.NDArray[Any], nodata: Sequence[float]) -> npt.NDArray[np.bool_]:
+    """Where ``values`` are one of ``nodata``, each as the file's own type holds it.
+
+    Args:
+        values: Whole numbers or floats, as stored.
+        nodata: NaN among them if it is one. Float files hold the nearest that they can (-0.1 of float32 is not that of
+            float64); a value beyond the range of the type, or a fraction where it is whole, stands nowhere.
+    """
+    empty = np.zeros(values.shape, np.bool_)
+    for value in nodata:
+        if values.dtype.kind != "f":
+            whole = math.isfinite(value) and value == int(value)
+            if whole and np.iinfo(values.dtype).min <= value <= np.iinfo(values.dtype).max:
+                empty |= values == int(value)
+        elif math.isnan(value):
+            empty |= np.isnan(values)
+        else:
+            with np.errstate(over="ignore", under="ignore"):
+                held = values.dtype.type(value)
+            # An infinity or a zero that the type made of another number is not that number.
+            if np.isinf(held) == math.isinf(value) and (held == 0) == (value == 0):
+                empty |= values == held
+    return empty
 
 
 def check_finite(values: npt.NDArray[Any], path: Path, what: str = "") -> None:

@@ -13,6 +13,7 @@ from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
 from data_prep.importers.folder import _placeholder
+from data_prep.importers.rasters import without_data
 
 SIZE = 32
 LABELS = {7: "wheat", 20: "maize", 99: 255}
@@ -125,9 +126,44 @@ def test_offset_scale_and_no_data_come_before_the_clip(repo, tmp_path):
     assert (dataset.image(0)[:, 2, 3] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype", "nodata"),
+    [
+        ("npy", "<f4", 1e20), ("npy", ">f4", -3.4e38), ("tif", "<f4", -0.1), ("npy", "<f2", -0.1), ("npy", "<f8", -0.1),
+        ("npy", ">i2", -9999), ("npy", "<u8", 2**64 - 1), ("npy", "<f4", float("-inf")),
+    ],
+)  # fmt: skip
+def test_no_data_is_what_the_type_of_the_file_makes_of_it(repo, tmp_path, kind, dtype, nodata):
+    root = pairs(tmp_path / "in", kind, number=1)
+    values = stack(PASTIS_ORDER, SIZE, SIZE, seed=1).astype(dtype)
+    values[:, 4:6, 7] = nodata
+    if kind == "npy":
+        np.save(root / "images/field_20210601.npy", values)
+    else:
+        write_tiff(root / "images/field_20210601.tif", values, left=501_000.0)
+    run(repo, root, tmp_path / "out", values__nodata=[nodata])
+    image = open_dataset(tmp_path / "out/folder").image(0)
+    assert (image == 0).sum() == 20
+    assert (image[:, 4:6, 7] == 0).all()
+
+
+def test_no_data_that_the_type_of_the_file_cannot_hold_stands_nowhere():
+    def found(values, dtype, *nodata):
+        return np.flatnonzero(without_data(np.array(values, dtype), nodata)).tolist()
+
+    assert found([0, 255, 1], np.uint8, -1, 256, 0.5, float("nan"), float("inf")) == []
+    assert found([0, 255, 1], np.uint8, 255.0, 1) == [1, 2]
+    assert found([0, np.inf, 1], np.float16, 1e20) == []
+    assert found([0, np.inf, 1], np.float16, float("inf")) == [1]
+    assert found([0, 1, np.nan], np.float32, 1e-60) == []
+    assert found([-0.0, 1, np.nan], np.float32, 0) == [0]
+    assert found([0, 1, np.nan], np.float32, float("nan"), 1) == [1, 2]
+    assert found([2**63 - 1, 2**63 - 2], np.int64, 2**63 - 1) == [0]  # float64 cannot tell them apart
+
+
 def test_a_geotiff_may_declare_its_own_no_data(repo, tmp_path):
     root = pairs(tmp_path / "in", number=1)
-    for nodata in (-9999.0, np.nan):
+    for nodata in (-9999.0, -3.4e38, np.nan):
         values = stack(PASTIS_ORDER, SIZE, SIZE).astype(np.float32)
         values[:, 4:6, 7] = nodata
         write_tiff(root / "images/field_20210601.tif", values, left=501_000.0, nodata=nodata)
