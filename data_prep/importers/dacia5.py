@@ -8,7 +8,8 @@
 - A window is kept with at least ``min_crop`` pixels of a crop of the taxonomy. Then the season is applied.
 - Labels by a table; code 0 (unlabelled) stays background, peas are 255. A code that the table lacks is an error.
 - The set counts each window, as the paper does. ``<name>_once`` beside it holds the same windows with every pixel
-  labelled in one of them only: that in which it lies deepest. Its images are those of the first folder.
+  labelled in one of them only: that in which it lies deepest. Its images are those of the first folder, its parcel
+  rasters the same.
 - Parcels are 8-connected components of equal codes of a year's mask, and numbered through all years.
 - Band order and BOA offset: :mod:`data_prep.importers.radiometry`, per scene, into ``audit.csv``.
 """
@@ -309,12 +310,8 @@ def _write(scene: Scene, year: Year, decision: Decision, rule: RadiometryRule, e
             year.parcels[rows, cols], clamped,
         )  # fmt: skip
         row = every.add(sample)
-        mine = owner[rows, cols] == number
-        single = replace(
-            sample,
-            mask=np.where(mine, sample.mask, np.uint8(IGNORE)),
-            parcels=np.where(mine, year.parcels[rows, cols], np.uint32(0)),
-        )
+        # The parcels stay whole: the border of what is labelled here is no edge between parcels.
+        single = replace(sample, mask=np.where(owner[rows, cols] == number, sample.mask, np.uint8(IGNORE)))
         once.add(single, f"../{every.root.name}/{row['image']}")
 
 

@@ -6,21 +6,25 @@ import shutil
 
 import numpy as np
 import pytest
-from fakes import Nearest, spec_for
+from fakes import Hashed, Nearest, spec_for
 from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5, write_tiff
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 from scipy.io import savemat
+from scipy.spatial.distance import cdist
 
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import open_dataset
 from cropseg.core.scene import Grid
 from cropseg.core.tiling import sliding
+from cropseg.edges import BANDS_PX
 from cropseg.evaluate import EvaluationSet, examine, with_beside
+from cropseg.tally import BANDS_HA
 from data_prep.importers.dacia5 import _owners
 
 SIZE = 32
@@ -124,12 +128,68 @@ def test_the_other_set_has_every_pixel_of_a_scene_once(made, imported):
             both = labels != 255
             np.testing.assert_array_equal(labels[both], every.mask(row)[both])
             np.testing.assert_array_equal(once.image(row), every.image(row))
-            assert (once.parcels(row)[~both] == 0).all() or (mask[top : top + SIZE, left : left + SIZE] == 4).any()
+            np.testing.assert_array_equal(once.parcels(row), every.parcels(row))
             times[top : top + SIZE, left : left + SIZE] += both
         peas = mask == 4
         assert times[:, :64][~peas[:, :64]].min() == times.max() == 1
         crop += int(((mask != 0) & ~peas)[:, :64].sum())
     assert summary["crop_pixels"]["once"] == crop < summary["crop_pixels"]["each_window"]
+
+
+def test_where_the_labels_of_a_window_end_is_no_edge_and_no_parcel_becomes_smaller_or_larger(repo, tmp_path):
+    """The set of each pixel once, against brute force on the codes: two pixels of one parcel have one code."""
+    mask = np.random.default_rng(4).choice([0, 1, 3, 4, 9], (4, 6)).repeat(14, 0).repeat(14, 1)[:40, :72]
+    values = stack(DACIA5_ORDER, 40, 72, seed=3)
+    values[:, 20:23, 30:36] = 0
+    small(repo, write_dacia5(tmp_path / "in", {"20210601": values}, {2021: mask}), tmp_path)
+    data = open_dataset(tmp_path / "dacia5_once")
+    spots = [tuple(map(int, name.split("/")[-1].split("_"))) for name in data.manifest["id"].to_pylist()]
+    assert sorted(spots) == [(0, 0), (0, 32), (0, 40), (8, 0), (8, 32), (8, 40)]
+    predictor = Hashed(spec_for(data))
+    _, details = examine(predictor, EvaluationSet("once", str(data.root), "test", protocol="crop"))
+
+    line, col = np.mgrid[:40, :72]
+    depth = [
+        np.minimum.reduce([line - top + 1, col - left + 1, top + SIZE - line, left + SIZE - col])
+        for top, left in sorted(spots)
+    ]
+    owner = [sorted(spots)[which] for which in np.argmax(depth, axis=0).ravel()]  # every pixel lies in a window
+    fields, known = np.zeros(mask.shape, int), 0
+    for code in (1, 3, 4, 9):
+        found, number = ndimage.label(mask == code, np.ones((3, 3)))
+        fields[found > 0] = found[found > 0] + known
+        known += number
+    hectares = np.bincount(fields.ravel()) / 100
+    bands = np.zeros((len(BANDS_PX), 11, 11), int)
+    areas, parcels = np.zeros((len(BANDS_HA), 11, 11), int), [set() for _ in BANDS_HA]
+    for row, (top, left) in enumerate(spots):
+        labels = predictor.labels(data.image(row)[None])[0]
+        here = mask[top : top + SIZE, left : left + SIZE]
+        edge = [
+            (i, j) for i in range(SIZE) for j in range(SIZE)
+            if any(0 <= i + a < SIZE and 0 <= j + b < SIZE and here[i + a, j + b] != here[i, j]
+                   for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0)))
+        ]  # fmt: skip
+        distance = cdist(np.argwhere(here >= 0), edge).min(axis=1).reshape(here.shape)
+        for i, j in np.argwhere((data.image(row) > 0).all(axis=0) & (here != 4)):
+            if owner[(top + i) * 72 + left + j] == (top, left):
+                cell = TABLE_7[int(here[i, j])], labels[i, j]
+                bands[(np.digitize(distance[i, j], BANDS_PX) - 1, *cell)] += 1
+                if field := int(fields[top + i, left + j]):
+                    band = np.digitize(hectares[field], BANDS_HA) - 1
+                    areas[(band, *cell)] += 1
+                    parcels[band].add(field)
+    for band, expected in zip(details.boundary, bands, strict=True):
+        assert expected.any()
+        np.testing.assert_array_equal(band.confusion, expected)
+    for size, expected, ours in zip(details.parcel_areas, areas, parcels, strict=True):
+        np.testing.assert_array_equal(size.confusion, expected)
+        assert size.parcels == len(ours)
+    assert sum(bool(ours) for ours in parcels) > 2
+    every = open_dataset(tmp_path / "dacia5")
+    _, twice = examine(predictor, EvaluationSet("every", str(every.root), "test", protocol="crop"))
+    assert [one.parcels for one in twice.parcel_areas] == [len(ours) for ours in parcels]
+    np.testing.assert_array_equal(twice.parcel_majority, details.parcel_majority)
 
 
 def test_parcels_are_the_same_in_overlapping_windows_and_differ_between_years(imported):
