@@ -6,6 +6,7 @@ import json
 from functools import cache
 
 import numpy as np
+import pytest
 import rasterio
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from cropseg.core.bands import S2_BANDS
+from cropseg.core.errors import ConfigError
 
 DACIA5_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 PASTIS_ORDER = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
@@ -45,6 +47,17 @@ def run_importer(repo, importer, /, **changes):
         return instantiate(cfg)
     except InstantiationException as error:  # Hydra's wrapping, which the command line takes off too
         raise (error.__cause__ or error) from None
+
+
+def refused(repo, importer, option, value, /, **changes):
+    """The one line that refuses ``importer.<option>=<value>``, which must begin with the option and say the value."""
+    with pytest.raises(ConfigError) as error:
+        run_importer(repo, importer, **{**changes, option.replace(".", "__"): value})
+    text = str(error.value)
+    begin = f"importer.{option} is null. " if value is None else f"importer.{option}: {value!r}. "
+    assert text.startswith(begin)
+    assert "\n" not in text
+    return text.removeprefix(begin)
 
 
 def stack(order, height, width, *, offset=0, seed=0):

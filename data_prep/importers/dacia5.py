@@ -28,12 +28,24 @@ import numpy.typing as npt
 
 from cropseg.core import taxonomy
 from cropseg.core.bands import NODATA, PAPER_BANDS, SATURATED, check_bands
-from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.errors import InputError
 from cropseg.core.labels import BACKGROUND, IGNORE
 from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say, track, warn
 from cropseg.core.scene import Grid, UInt8Array
 from cropseg.core.tiling import Window, sliding
+from data_prep.importers.options import (
+    BANDS,
+    FOLDER_NAME,
+    PATH,
+    SEASON,
+    SWITCH,
+    WORD,
+    check_options,
+    check_paper,
+    made_as,
+    whole_number,
+)
 from data_prep.importers.radiometry import Decision, RadiometryRule, audit_columns, look, settle
 from data_prep.importers.rasters import check_finite, read_mask, read_raster, shape_of
 from data_prep.importers.samples import (
@@ -130,8 +142,17 @@ def import_dacia5(
         ConfigError: An option has an impossible value.
         InputError: A file is missing, broken, of another shape, or holds a code that ``labels`` does not name.
     """
-    if min_crop < 0:
-        raise ConfigError("min_crop of the importer", min_crop, "give 0 or more pixels")
+    check_options(
+        "importer",
+        {
+            "source": (source, PATH), "out": (out, PATH), "taxonomy_name": (taxonomy_name, WORD),
+            "rule": (rule, made_as(RadiometryRule)), "name": (name, FOLDER_NAME), "bands": (bands, BANDS),
+            "season": (season, SEASON), "size": (size, whole_number(1)), "stride": (stride, whole_number(1)),
+            "min_crop": (min_crop, whole_number(0)), "others": (others, SWITCH),
+        },
+    )  # fmt: skip
+    check_paper(paper)
+    day_in_season(date(2020, 1, 1), season)  # two days in order, told before the files are read
     bands, classes = check_bands(bands), taxonomy.load(taxonomy_name)
     name, paper, out = name + rule.suffix, paper or {}, Path(out)
     table = label_table(labels, classes, "importer.labels")

@@ -31,6 +31,23 @@ from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say, table, track, warn
 from cropseg.core.scene import Grid
 from cropseg.core.tiling import sliding
+from data_prep.importers.options import (
+    ABOVE_0,
+    BANDS,
+    COUNTRY,
+    FOLDER_NAME,
+    NODATA,
+    NUMBER,
+    PATH,
+    SOURCES,
+    SWITCH,
+    TEXT,
+    WORD,
+    check_options,
+    choice,
+    made_as,
+    whole_number,
+)
 from data_prep.importers.rasters import check_finite, read_mask, read_npy, read_raster, without_data
 from data_prep.importers.samples import Sample, Writer, apply_labels, label_table, midnight, to_image, write_csv
 
@@ -56,10 +73,15 @@ class Values:
     nodata: Sequence[float] = (0,)
 
     def __post_init__(self) -> None:
-        """Check the bands and the scale."""
+        """Check the figures and the bands."""
+        check_options(
+            "importer.values",
+            {
+                "bands": (self.bands, BANDS), "scale": (self.scale, ABOVE_0), "offset": (self.offset, NUMBER),
+                "nodata": (self.nodata, NODATA),
+            },
+        )  # fmt: skip
         check_bands(self.bands)
-        if not np.isfinite([self.scale, self.offset]).all() or self.scale <= 0:
-            raise ConfigError("importer.values: scale is above 0, offset a number", (self.scale, self.offset))
 
 
 def import_folder(
@@ -114,10 +136,18 @@ def import_folder(
         ConfigError: An option has an impossible value.
         InputError: A pair is incomplete or broken, its parts do not fit, or a label is not mapped.
     """
-    if protocol not in ("all", "crop") or min_crop < 0 or not re.fullmatch("[A-Z]{2}", country):
-        raise ConfigError(
-            "importer: protocol is all or crop, min_crop at least 0, country two letters", (protocol, min_crop, country)
-        )
+    check_options(
+        "importer",
+        {
+            "images": (images, PATH), "masks": (masks, PATH), "out": (out, PATH),
+            "taxonomy_name": (taxonomy_name, WORD), "values": (values, made_as(Values)),
+            "name": (name, FOLDER_NAME), "bands": (bands, BANDS),
+            "image_suffix": (image_suffix, TEXT), "mask_suffix": (mask_suffix, TEXT), "size": (size, whole_number(1)),
+            "stride": (stride, whole_number(1)), "resolution": (resolution, ABOVE_0), "country": (country, COUNTRY),
+            "protocol": (protocol, choice("all", "crop")), "min_crop": (min_crop, whole_number(0)),
+            "simulated": (simulated, SWITCH), "label_source": (label_source, SOURCES),
+        },
+    )  # fmt: skip
     bands, classes = check_bands(bands), taxonomy.load(taxonomy_name)
     if missing := [band for band in bands if band not in values.bands]:
         raise ConfigError("importer.values.bands lacks bands of the dataset", missing, "name the order of the files")

@@ -32,6 +32,19 @@ from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import DatasetSpec
 from cropseg.core.progress import say, table, track
 from cropseg.core.scene import Grid
+from data_prep.importers.options import (
+    BANDS,
+    FOLDER_NAME,
+    PATH,
+    SWITCH,
+    WORD,
+    check_options,
+    check_paper,
+    choice,
+    list_of,
+    made_as,
+    whole_number,
+)
 from data_prep.importers.pastis_dates import RULES, DateLimits, Look, choose, look_at, rule_table, way_table
 from data_prep.importers.radiometry import Decision, RadiometryRule, audit_columns, look, settle
 from data_prep.importers.rasters import check_finite, read_npy
@@ -125,12 +138,23 @@ def import_pastis(
         ConfigError: An option has an impossible value.
         InputError: A file is missing, broken, of another shape, or holds a class that ``labels`` does not name.
     """
-    chosen_by = dates or primary
-    if unknown := {primary, chosen_by} - set(RULES):
-        raise ConfigError("date rule of the importer", sorted(unknown), f"choose from {', '.join(RULES)}")
-    low, high = clip
-    if not 1 <= low < high <= BRIGHTEST:
-        raise ConfigError("clip of the importer", list(clip), f"give two of 1 to {BRIGHTEST}, ascending")
+    check_options(
+        "importer",
+        {
+            "source": (source, PATH), "out": (out, PATH), "taxonomy_name": (taxonomy_name, WORD),
+            "rule": (rule, made_as(RadiometryRule)), "limits": (limits, made_as(DateLimits)),
+            "name": (name, FOLDER_NAME), "bands": (bands, BANDS), "primary": (primary, choice(*RULES)),
+            "dates": (dates, choice(*RULES).or_null()), "folds": (folds, list_of(whole_number(0), "[1, 2]").or_null()),
+            "size": (size, whole_number(1)),
+            "nodata": (nodata, list_of(whole_number(-(2**31), 2**31 - 1), "[-10000], of whole numbers")),
+            "clip": (clip, list_of(whole_number(1, BRIGHTEST), f"[1, 10000], two of 1 to {BRIGHTEST}", 2)),
+            "others": (others, SWITCH),
+        },
+    )  # fmt: skip
+    check_paper(paper)
+    chosen_by, (low, high) = dates or primary, clip
+    if low >= high:
+        raise ConfigError("importer.clip", list(clip), "give the lower bound first")
     bands, classes, paper = check_bands(bands), taxonomy.load(taxonomy_name), paper or {}
     label_ids = label_table(labels, classes, "importer.labels")
     set_name, name = name, name + ("" if chosen_by == primary else f"_{chosen_by}") + rule.suffix

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.core.bands import QUANTIFICATION
-from cropseg.core.errors import ConfigError
+from data_prep.importers.options import ABOVE_0, SEASON, SHARE, check_options, whole_number
 from data_prep.importers.samples import day_in_season
 
 
@@ -58,12 +58,15 @@ class DateLimits:
 
     def __post_init__(self) -> None:
         """Check the figures."""
+        check_options(
+            "importer.limits",
+            {
+                "season": (self.season, SEASON), "year": (self.year, whole_number(1).or_null()),
+                "max_nodata": (self.max_nodata, SHARE), "max_bright": (self.max_bright, SHARE),
+                "bright_reflectance": (self.bright_reflectance, ABOVE_0),
+            },
+        )  # fmt: skip
         day_in_season(date(2019, 1, 1), self.season)
-        if not (0 <= self.max_nodata <= 1 and 0 <= self.max_bright <= 1 and self.bright_reflectance > 0):
-            raise ConfigError(
-                "importer: max_nodata and max_bright are shares, bright_reflectance is above 0",
-                (self.max_nodata, self.max_bright, self.bright_reflectance),
-            )
 
     def in_season(self, day: date) -> bool:
         """Whether a day may be chosen at all."""

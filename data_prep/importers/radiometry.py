@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from cropseg.core.bands import PAPER_BANDS, S2_BANDS, check_bands
 from cropseg.core.errors import ConfigError, InputError
+from data_prep.importers.options import BANDS, NUMBER, SHARE, WORD, Kind, check_options, whole_number
 
 Offset = Literal["absent", "present"]
 BoolArray = npt.NDArray[np.bool_]
@@ -42,6 +43,12 @@ CLAIMS: Final = {
     "vapour": "over vegetation B09 is within 0.65 to 1.45 of B8A (where the candidate has a B09)",
 }
 """What a candidate order claims, by name."""
+
+
+ORDERS: Final = Kind(
+    "lists of bands by name, as in the importer's YAML",
+    lambda value: isinstance(value, Mapping) and bool(value) and all(map(BANDS.fits, value.values())),
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,17 @@ class RadiometryRule:
 
     def __post_init__(self) -> None:
         """Check the figures and the names."""
+        check_options(
+            "importer.rule",
+            {
+                "orders": (self.orders, ORDERS), "order": (self.order, WORD), "offset": (self.offset, WORD),
+                "min_share": (self.min_share, SHARE), "min_claims": (self.min_claims, whole_number(0)),
+                "min_vegetation": (self.min_vegetation, whole_number(1)), "percentile": (self.percentile, NUMBER),
+                "absent_below": (self.absent_below, NUMBER), "present_from": (self.present_from, NUMBER),
+                "present_to": (self.present_to, NUMBER), "clear_to": (self.clear_to, NUMBER),
+                "value": (self.value, whole_number(1)),
+            },
+        )  # fmt: skip
         for name, bands in self.orders.items():
             if missing := set(PAPER_BANDS) - set(check_bands(bands)):
                 raise ConfigError(f"band order {name} lacks bands", sorted(missing), "name all bands of the file")

@@ -164,6 +164,8 @@ def label_table(labels: Mapping[Any, Any], classes: Taxonomy, whose: str) -> dic
     found: dict[int, int] = {}
     for value, target in labels.items():
         try:
+            if isinstance(value, float | bool):
+                raise ValueError
             key = int(value)
         except (TypeError, ValueError) as error:
             raise ConfigError(

@@ -32,12 +32,25 @@ import shapely
 
 from cropseg.core import storage, taxonomy
 from cropseg.core.bands import PAPER_BANDS, check_bands
-from cropseg.core.errors import ConfigError, InputError
+from cropseg.core.errors import InputError
 from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import DatasetSpec, Part, write_dataset
 from cropseg.core.progress import say, table
 from cropseg.core.scene import UInt8Array
 from cropseg.core.taxonomy import Taxonomy
+from data_prep.importers.options import (
+    BANDS,
+    FOLDER_NAME,
+    PATH,
+    SEASON,
+    SHARE,
+    SOURCES,
+    WORD,
+    check_options,
+    choice,
+    whole_number,
+)
+from data_prep.importers.samples import label_table
 from data_prep.importers.worldcereal_files import CLEAR, Acquisition, PlaceFiles, check_radiometry, choose_dates
 from data_prep.importers.worldcereal_parts import (
     Masks,
@@ -101,16 +114,22 @@ def import_place(
         ConfigError: An option has an impossible value.
         InputError: A file is missing, broken or of another radiometry, or no date was taken.
     """
-    if resampling not in ("bilinear", "nearest"):
-        raise ConfigError("resampling of the importer", resampling, "choose bilinear or nearest")
-    if not 0 <= min_clear <= 1 or buffer < 0 or min_parcel < 1:
-        raise ConfigError(
-            "importer: min_clear is a share, buffer at least 0, min_parcel at least 1", (min_clear, buffer, min_parcel)
-        )
+    check_options(
+        "importer",
+        {
+            "source": (source, PATH), "out": (out, PATH), "taxonomy_name": (taxonomy_name, WORD),
+            "name": (name, FOLDER_NAME), "year": (year, whole_number(1)),
+            "season": (season, SEASON), "bands": (bands, BANDS),
+            "resampling": (resampling, choice("bilinear", "nearest")), "min_clear": (min_clear, SHARE),
+            "buffer": (buffer, whole_number(0)), "min_parcel": (min_parcel, whole_number(1)),
+            "seed": (seed, whole_number(0)), "label_source": (label_source, SOURCES),
+        },
+    )  # fmt: skip
     season, bands = tuple(season), check_bands(bands)
     source, out, classes = Path(source), Path(out), taxonomy.load(taxonomy_name)
+    table_of = label_table(codes, classes, "importer.codes")
+    labels = {code: label for code, label in table_of.items() if label != IGNORE}
     names = _names(source / "wc2eurocrops_map.csv")
-    labels = {int(code): classes.id_of(label) for code, label in codes.items()}
     with PlaceFiles(_place_in(source)) as files:
         taken, refused = choose_dates(files, year, season, bands, resampling, min_clear)
         if not taken:

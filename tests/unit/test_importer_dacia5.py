@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from fakes import Hashed, Nearest, spec_for
-from foreign import DACIA5_ORDER, run_importer, stack, write_dacia5, write_tiff
+from foreign import DACIA5_ORDER, refused, run_importer, stack, write_dacia5, write_tiff
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
@@ -446,3 +446,31 @@ def test_another_number_of_bands_and_a_scene_too_small_are_refused(made, repo, t
 def test_impossible_options_are_refused(made, repo, tmp_path, changes, kind, word):
     with pytest.raises(kind, match=word):
         small(repo, made[0], tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("name", "../../x", "give the plain name of a folder"),
+        ("season", "April", "give a list such as"),
+        ("season", 5, "give a list such as"),
+        ("bands", 5, "give a list such as"),
+        ("size", "abc", "give a whole number, 1 or more"),
+        ("stride", None, "give a whole number, 1 or more"),
+        ("min_crop", 0.5, "give a whole number, 0 or more"),
+        ("others", 5, "give true or false"),
+        ("paper.scenes", "many", "give a whole number, 0 or more, or null"),
+        ("paper", 5, "give counts by name"),
+        ("rule", None, "give the options"),
+        ("rule.min_share", "abc", "give a number from 0 to 1"),
+        ("rule.min_claims", 2.5, "give a whole number, 0 or more"),
+        ("rule.absent_below", None, "give a number"),
+        ("rule.value", "abc", "give a whole number, 1 or more"),
+        ("rule.orders", None, "give lists of bands by name"),
+        ("source", 5, "give a path"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(made, repo, tmp_path, option, value, remedy):
+    given = {"source": str(made[0]), "out": str(tmp_path / "out")}
+    assert refused(repo, "dacia5", option, value, **given).startswith(remedy)
+    assert not (tmp_path / "out").exists()

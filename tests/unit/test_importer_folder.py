@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import shapely
-from foreign import PASTIS_ORDER, run_importer, stack, write_tiff
+from foreign import PASTIS_ORDER, refused, run_importer, stack, write_tiff
 from PIL import Image
 from scipy.io import savemat
 
@@ -261,6 +261,8 @@ def test_a_missing_or_broken_file_is_named(repo, tmp_path, what, word):
         ({"values__scale": 0}, ConfigError, "scale"),
         ({"labels": "wheat"}, ConfigError, "must map"),
         ({"labels": {"x": "wheat"}}, ConfigError, "whole number"),
+        ({"labels": {7.5: "wheat"}}, ConfigError, "whole number: 7.5"),
+        ({"labels": {True: "wheat"}}, ConfigError, "whole number: True"),
         ({"images": "nowhere"}, InputError, "no such folder"),
     ],
 )
@@ -268,6 +270,48 @@ def test_impossible_options_are_refused(repo, tmp_path, changes, kind, word):
     root = pairs(tmp_path / "in", number=1)
     with pytest.raises(kind, match=word):
         run(repo, root, tmp_path / "out", **changes)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("resolution", 0, "give a number above 0"),
+        ("resolution", float("nan"), "give a number above 0"),
+        ("simulated", 5, "give true or false"),
+        ("name", "../../x", "give the plain name of a folder"),
+        ("name", "..", "give the plain name of a folder"),
+        ("name", "", "give the plain name of a folder"),
+        ("label_source", "abc", "give a list such as"),
+        ("label_source", 5, "give a list such as"),
+        ("values.nodata", ["a"], "give a list such as [0]"),
+        ("values.nodata", 5, "give a list such as [0]"),
+        ("values.nodata", [True], "give a list such as [0]"),
+        ("values.scale", "abc", "give a number above 0"),
+        ("values.offset", "abc", "give a number"),
+        ("values.bands", "B02", "give a list such as"),
+        ("values", None, "give the options"),
+        ("bands", "B02", "give a list such as"),
+        ("size", "abc", "give a whole number, 1 or more"),
+        ("size", 64.5, "give a whole number, 1 or more"),
+        ("size", True, "give a whole number, 1 or more"),
+        ("stride", None, "give a whole number, 1 or more"),
+        ("stride", 0, "give a whole number, 1 or more"),
+        ("min_crop", "abc", "give a whole number, 0 or more"),
+        ("country", 5, "give two capital letters"),
+        ("protocol", 5, "give one of all, crop"),
+        ("image_suffix", 5, "give text, a number in quotes"),
+        ("mask_suffix", None, "give text, a number in quotes"),
+        ("taxonomy_name", 5, "give text"),
+        ("images", 5, "give a path"),
+        ("masks", None, "give a path"),
+        ("day", 20210601, "give YYYY-MM-DD"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(repo, tmp_path, option, value, remedy):
+    root = pairs(tmp_path / "in", number=1)
+    given = {"images": str(root / "images"), "masks": str(root / "masks"), "size": SIZE, "labels": LABELS}
+    assert refused(repo, "folder", option, value, out=str(tmp_path / "out"), **given).startswith(remedy)
+    assert not (tmp_path / "out").exists()
 
 
 def test_many_placeholders_share_no_ground():

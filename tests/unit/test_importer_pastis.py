@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 import pyproj
 import pytest
-from foreign import PASTIS_ORDER, run_importer, stack, write_pastis
+from foreign import PASTIS_ORDER, refused, run_importer, stack, write_pastis
 
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
@@ -269,3 +269,32 @@ def test_a_missing_or_broken_file_is_named(repo, made, tmp_path, what, word):
 def test_impossible_options_are_refused(made, repo, tmp_path, changes, kind, word):
     with pytest.raises(kind, match=word):
         run(repo, made[0], tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("name", "../../x", "give the plain name of a folder"),
+        ("primary", 5, "give one of clearest, greenest"),
+        ("dates", "best", "give one of clearest, greenest"),
+        ("folds", 1, "give a list such as [1, 2]"),
+        ("folds", ["a"], "give a list such as [1, 2]"),
+        ("size", 64.5, "give a whole number, 1 or more"),
+        ("nodata", -10_000, "give a list such as [-10000]"),
+        ("nodata", ["a"], "give a list such as [-10000]"),
+        ("clip", 5, "give a list such as [1, 10000]"),
+        ("clip", [1, 100, 10_000], "give a list such as [1, 10000]"),
+        ("clip", [10_000, 1], "give the lower bound first"),
+        ("others", "abc", "give true or false"),
+        ("limits", None, "give the options"),
+        ("limits.year", "abc", "give a whole number, 1 or more, or null"),
+        ("limits.max_nodata", "abc", "give a number from 0 to 1"),
+        ("limits.season", 5, "give a list such as"),
+        ("limits.bright_reflectance", None, "give a number above 0"),
+        ("paper.support.wheat", "much", "give a whole number, 0 or more"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(made, repo, tmp_path, option, value, remedy):
+    given = {"source": str(made[0]), "out": str(tmp_path / "out")}
+    assert refused(repo, "pastis", option, value, **given).startswith(remedy)
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
+from foreign import refused
 from rasterio.warp import Resampling, reproject
 
 from cropseg.core.bands import PAPER_BANDS, S2_BANDS
@@ -277,6 +278,8 @@ def test_impossible_options_are_refused(imported, tmp_path, options, word):
 def test_a_class_that_the_taxonomy_lacks_is_refused(imported, tmp_path):
     with pytest.raises(ConfigError, match="chicory"):
         import_place(imported[0], tmp_path, "eurocrops10", {2170: "chicory"})
+    with pytest.raises(ConfigError, match=r"importer.codes: a label value must be a whole number: 'corn'"):
+        import_place(imported[0], tmp_path, "eurocrops10", {"corn": "maize"})
 
 
 def test_the_real_place_is_what_its_readme_counts(real_data, repo, tmp_path):
@@ -306,3 +309,14 @@ def test_the_real_place_is_what_its_readme_counts(real_data, repo, tmp_path):
             index = seconds.index(int((moment.replace(tzinfo=None) - start).total_seconds()))
             for channel, band in enumerate(("B02", "B03", "B04", "B08")):
                 np.testing.assert_array_equal(dataset.image(row)[channel], file[band][index])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("name", "../x"), ("year", "abc"), ("season", 5), ("min_clear", "abc"), ("buffer", 1.5), ("min_parcel", None),
+        ("seed", -1), ("label_source", "abc"), ("resampling", 5),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_by_its_name(repo, imported, tmp_path, option, value):
+    refused(repo, "worldcereal", option, value, source=str(imported[0]), out=str(tmp_path / "out"))
