@@ -280,12 +280,16 @@ def report_areas(sample: str | Path | None, out: str | Path | None = None) -> Ar
     Args:
         sample: The GeoPackage.
         out: JSON file; None stands for ``<sample>.area.json``.
+
+    Raises:
+        ConfigError: ``sample`` is not set, or one of the two is no path.
     """
-    if not sample:
+    if sample is None or sample == "":
         raise ConfigError("sample is not set", None, "give sample=<points.gpkg>, drawn by sample.py and filled in")
-    path = Path(sample)
+    path = as_path("sample", sample, "give the path of the points that sample.py drew, filled in")
+    own = path.with_suffix(".area.json")
+    where = own if out is None or out == "" else as_path("out", out, "give the path of a JSON file")
     found = estimate(read_sample(path))
-    where = Path(out) if out else path.with_suffix(".area.json")
     storage.write_json(where, {"sample": path.name, "sample_sha256": storage.sha256(path), **found.to_dict()})
     rows = [
         (
@@ -325,6 +329,17 @@ _WHY: Final = (
     "Accuracy and areas of a map can only be estimated from points drawn at random with known probability over the "
     "mapped area; draw them with python sample.py map=<GeoTIFF>"
 )
+
+
+def as_path(option: str, value: object, remedy: str) -> Path:
+    """The value of an option as a path.
+
+    Raises:
+        ConfigError: It is none, such as a number or a list.
+    """
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{option} must be a path", value, remedy)
+    return Path(value)
 
 
 def _refuse_convenience(path: Path) -> None:
@@ -370,7 +385,8 @@ def sample_size(shares: Sequence[float], accuracy: Sequence[float], target_se: f
         raise ConfigError("target_se and expected accuracies are shares", (target_se, list(accuracy)), "such as 0.01")
     expected = np.asarray(accuracy, dtype=np.float64)
     deviation = float((np.asarray(shares) * np.sqrt(expected * (1 - expected))).sum())
-    return int(np.ceil((deviation / target_se) ** 2 - 1e-9))
+    ratio = min(deviation / target_se, 1e9)  # more points than any map has pixels
+    return int(np.ceil(ratio**2 - 1e-9))
 
 
 def allocate(pixels: Sequence[int], total: int, per_class: int) -> list[int]:

@@ -11,12 +11,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.area import DESIGN, allocate, sample_size
+from cropseg.area import DESIGN, allocate, as_path, sample_size
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.labels import IGNORE
@@ -50,15 +50,23 @@ class Design:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        if self.strategy not in get_args(Strategy):
-            raise ConfigError("strategy", self.strategy, f"choose from {', '.join(get_args(Strategy))}")
-        if self.per_class < 2:
-            raise ConfigError("per_class must be at least 2, or there is no variance", self.per_class, "50 is usual")
+        """Check the values.
+
+        Raises:
+            ConfigError: Naming the option that has an impossible one.
+        """
+        choices = get_args(Strategy)
+        if self.strategy not in choices:
+            raise _refused("strategy", self.strategy, f"choose from {', '.join(choices)}")
+        _check_whole("per_class", self.per_class, 2, "give 50 to 100: a single point has no variance")
+        if self.total is not None:
+            _check_whole("total", self.total, 2, "give total=500, or null")
+        if self.target_se is not None and not (_is_number(self.target_se) and 0 < self.target_se < 1):
+            raise _refused("target_se must lie between 0 and 1", self.target_se, "give target_se=0.01, or null")
+        _check_expected(self.expected_accuracy)
+        _check_whole("seed", self.seed, 0, "give seed=0: the same seed gives the same points")
         if self.total is not None and self.target_se is not None:
             raise ConfigError("total and target_se both say how many points", self.total, "give one of them")
-        if self.total is not None and self.total < 2:
-            raise ConfigError("total must be at least 2", self.total, "500 is usual")
 
     def points(self, names: Sequence[str], pixels: Sequence[int]) -> list[int]:
         """Points of each stratum, of so many pixels each."""
@@ -66,7 +74,7 @@ class Design:
         if self.target_se is not None:
             total = sample_size([n / sum(pixels) for n in pixels], self._expected(names), self.target_se)
         if self.strategy == "simple":
-            return [min(sum(pixels), self.per_class if total is None else total)]
+            return [min(sum(pixels), self.per_class if total is None else max(total, 2))]
         return allocate(pixels, self.per_class * len(pixels) if total is None else total, self.per_class)
 
     def _expected(self, names: Sequence[str]) -> list[float]:
@@ -75,6 +83,30 @@ class Design:
         if missing := [name for name in names if name not in self.expected_accuracy]:
             raise ConfigError("expected_accuracy lacks classes of the map", missing, "give all, or a single number")
         return [float(self.expected_accuracy[name]) for name in names]
+
+
+def _refused(what: str, value: object, remedy: str) -> ConfigError:
+    """The error for an option's value; a null is named too."""
+    return ConfigError(f"{what}: null" if value is None else what, value, remedy)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_whole(name: str, value: object, least: int, remedy: str) -> None:
+    """Refuse an option that is no whole number from ``least`` on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise _refused(f"{name} must be a whole number of at least {least}", value, remedy)
+
+
+def _check_expected(expected: object) -> None:
+    """Refuse expected accuracies that are no shares."""
+    named = expected if isinstance(expected, Mapping) else {None: expected}
+    for name, value in named.items():
+        if not (_is_number(value) and 0 <= value <= 1):
+            what = "expected_accuracy" if name is None else f"expected_accuracy of {name}"
+            raise _refused(f"{what} must lie from 0 to 1", value, "give 0.8, or {maize: 0.9, …} for every class")
 
 
 @dataclass(frozen=True)
@@ -169,11 +201,12 @@ def draw_sample(
         The GeoPackage.
 
     Raises:
-        ConfigError: ``out`` exists, or the CRS has no pixels of equal area.
+        ConfigError: ``out`` is no path or exists, or the CRS has no pixels of equal area.
         InputError: The map cannot be read.
     """
     path = Path(path)
-    where = Path(out) if out else path.with_name(f"{path.stem}.sample.gpkg")
+    own = path.with_name(f"{path.stem}.sample.gpkg")
+    where = own if out in (None, "") else as_path("out", out, "give the path of a GeoPackage, which ends in .gpkg")
     if where.suffix.lower() != ".gpkg":
         raise ConfigError("a sample is a GeoPackage", str(where), "let out= end in .gpkg")
     if where.exists():

@@ -56,7 +56,7 @@ class Legend:
         return table[mask]
 
 
-def read_legend(name: str, taxonomy: Taxonomy) -> Legend:
+def read_legend(name: object, taxonomy: Taxonomy) -> Legend:
     """Read a legend that ships with cropseg by its name, or any other by the path of its YAML file.
 
     It holds ``name``, ``values`` (value of the file: class name, or null where nothing is known) and, for a map that
@@ -68,33 +68,39 @@ def read_legend(name: str, taxonomy: Taxonomy) -> Legend:
     """
     folder = resources.files("cropseg") / "legends"
     shipped = folder / f"{name}.yaml"
-    path = shipped if shipped.is_file() else Path(name)
-    if not path.is_file():
+    path = shipped if shipped.is_file() else Path(name) if isinstance(name, str | Path) else None
+    if path is None or not path.is_file():
         known = ", ".join(sorted(one.name.removesuffix(".yaml") for one in folder.iterdir()))
         raise ConfigError("no such legend", name, f"give {known} or the path of a YAML file")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            "a legend is a YAML file, not", str(name), "see docs/maps.md, or give a shipped one"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets through what int() and date() say of a value
         raise ConfigError(f"legend {name} is not valid YAML", str(error), "mend the file") from error
-    if (
-        not isinstance(data, dict)
-        or not isinstance(data.get("values"), dict)
-        or set(data)
-        - {
-            "name",
-            "values",
-            "classes",
-        }
-    ):
+    if not isinstance(data, dict) or not _holds_values(data):
         raise ConfigError(f"legend {name} must hold name, values and, if need be, classes", None, "see docs/maps.md")
-    classes, fold = _fold(name, data.get("classes"), taxonomy)
+    classes, fold = _fold(str(name), data.get("classes"), taxonomy)
     values: dict[int, int] = {}
     for value, label in data["values"].items():
-        if not isinstance(value, int) or (label is not None and label not in classes):
-            remedy = f"whole numbers stand for null or one of {', '.join(classes)}"
+        if not _is_value(value) or (label is not None and label not in classes):
+            remedy = f"whole numbers of at most 64 bits stand for null or one of {', '.join(classes)}"
             raise ConfigError(f"legend {name} has an entry of no meaning", {value: label}, remedy)
         values[value] = IGNORE if label is None else classes.index(label)
     return Legend(str(data.get("name", name)), classes, values, fold)
+
+
+def _holds_values(data: Mapping[Any, Any]) -> bool:
+    values = data.get("values")
+    return isinstance(values, dict) and len(values) > 0 and not set(data) - {"name", "values", "classes"}
+
+
+def _is_value(value: object) -> bool:
+    """Whether a pixel can have it."""
+    limits = np.iinfo(np.int64)
+    return isinstance(value, int) and not isinstance(value, bool) and limits.min <= value <= limits.max
 
 
 def _fold(name: str, own: Any, taxonomy: Taxonomy) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -104,9 +110,12 @@ def _fold(name: str, own: Any, taxonomy: Taxonomy) -> tuple[tuple[str, ...], tup
     if not isinstance(own, dict) or len(own) < 2:
         raise ConfigError(f"classes of legend {name}", own, "give at least two: own class: [classes of the taxonomy]")
     fold = dict.fromkeys(taxonomy.names, -1)
-    for index, members in enumerate(own.values()):
+    for index, (title, members) in enumerate(own.items()):
+        if members != REST and not isinstance(members, list | None):
+            remedy = f'give a list of classes of the taxonomy, or "{REST}" for the rest'
+            raise ConfigError(f"class {title} of legend {name}", members, remedy)
         for member in () if members == REST else members or ():
-            if fold.get(member, 0) != -1:
+            if not isinstance(member, str) or fold.get(member, 0) != -1:
                 remedy = f"each of {', '.join(taxonomy.names)} can stand once"
                 raise ConfigError(f"classes of legend {name}: unknown, or named twice", member, remedy)
             fold[member] = index
@@ -206,7 +215,8 @@ def open_map(path: str | Path, taxonomy: Taxonomy, legend: str | None = None) ->
         if b != 0 or d != 0 or a <= 0 or e >= 0:
             remedy = "turn it: gdalwarp -r near -t_srs EPSG:3035 <file> turned.tif"
             raise InputError(f"{path} is not north up", (a, b, d, e), remedy)
-        read = read_legend(legend, taxonomy) if legend else _own_legend(path, dataset.tags(), taxonomy)
+        own = legend is None or legend == ""
+        read = _own_legend(path, dataset.tags(), taxonomy) if own else read_legend(legend, taxonomy)
         yield CropMapFile(dataset, path, read)
 
 

@@ -188,6 +188,12 @@ def test_a_class_that_no_point_has_is_not_said_to_be_absent(tmp_path, capsys):
         report_areas(None)
 
 
+@pytest.mark.parametrize("values", [{"sample": 5}, {"sample": ["a"]}, {"sample": "p.gpkg", "out": 5}])
+def test_what_is_no_path_is_told(values):
+    with pytest.raises(ConfigError, match=r"(sample|out) must be a path: (5|\['a'\])\. give the path"):
+        report_areas(**values)
+
+
 def by_the_equations(counts, pixels):
     """Equations 5, 6, 7 and 10 of the paper as they are printed: standard errors from the error matrix."""
     n_i, w = counts.sum(axis=1), pixels / pixels.sum()

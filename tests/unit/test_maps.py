@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -211,12 +213,35 @@ def test_shipped_legends_are_whole(name, classes):
         ("values: {1: a}\nclasses: {a: [maize], b: [maize]}", "named twice"),
         ("values: {1: a}\nclasses: {a: [mais], b: '*'}", "unknown, or named twice"),
         ("values: [", "not valid YAML"),
+        ("values: {2024-13-45: maize}", "not valid YAML"),
+        ("values: {}", "must hold"),
+        ("values: {true: maize}", "entry of no meaning"),
+        ("values: {99999999999999999999: maize}", "entry of no meaning.*9999.*64 bits"),
+        ("values: {1: a}\nclasses: {a: 5, b: '*'}", "class a of legend .*: 5. give a list"),
+        ("values: {1: a}\nclasses: {a: wheat, b: '*'}", "class a of legend .*: 'wheat'. give a list"),
+        ("values: {1: a}\nclasses: {a: [[wheat]], b: '*'}", r"unknown, or named twice: \['wheat'\]"),
     ],
 )
 def test_broken_legends_are_told(tmp_path, text, message):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_legend(str(tmp_path / "own.yaml"), CLASSES)
+
+
+@pytest.mark.parametrize("legend", [3, 0, ["a"]])
+def test_a_legend_that_is_no_name_is_told(tmp_path, legend):
+    path = write_map(tmp_path / "map.tif", np.ones((9, 9), np.uint8), tags=own_tags())
+    with pytest.raises(ConfigError, match=r"no such legend: .*give eucropmap"), open_map(path, CLASSES, legend):
+        pass
+
+
+def test_a_map_given_as_a_legend_is_told(tmp_path):
+    path = write_map(tmp_path / "map.tif", np.full((9, 9), 200, np.uint8), tags=own_tags())
+    with (
+        pytest.raises(ConfigError, match=r"a legend is a YAML file, not: .*map.tif"),
+        open_map(path, CLASSES, str(path)),
+    ):
+        pass
 
 
 def test_maps_that_cannot_be_scored(tmp_path):
@@ -257,6 +282,26 @@ def test_the_command_composes_its_truth(tmp_path):
     assert truth.exhaustive
     assert truth.name == "fields"
     assert design == Design(per_class=7)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("sample.py map=map.tif per_class=abc", "error: per_class must be a whole number of at least 2: 'abc'. give"),
+        ("sample.py map=map.tif seed=null", "error: seed must be a whole number of at least 0: null. give"),
+        ("sample.py map=map.tif legend=[a]", "error: no such legend: ['a']. give"),
+        ("area.py sample=[a]", "error: sample must be a path: ['a']. give"),
+    ],
+)
+def test_the_commands_tell_wrong_options_in_one_line(tmp_path, repo, command, message):
+    patchy(tmp_path)
+    script, *options = command.split()
+    words = [sys.executable, repo / script, *options, "paths.root=root"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(message)
+    assert {one.name for one in tmp_path.iterdir()} - {"root"} == {"map.tif"}
 
 
 def patchy(folder, tags=None):
@@ -340,9 +385,28 @@ def test_designs_and_maps_that_do_not_fit(tmp_path):
         ({"strategy": "best"}, "strategy"),
         ({"per_class": 1}, "per_class"),
         ({"total": 5, "target_se": 0.1}, "total and target_se"),
+        ({"strategy": None}, "strategy: null. choose from"),
+        ({"per_class": 2.5}, r"per_class must be a whole number .*: 2\.5"),
+        ({"per_class": "abc"}, "per_class must be a whole number .*: 'abc'"),
+        ({"per_class": None}, "per_class must be a whole number .*: null"),
+        ({"per_class": True}, "per_class must be a whole number .*: True"),
+        ({"total": 2.5}, r"total must be a whole number .*: 2\.5"),
+        ({"total": "abc"}, "total must be a whole number .*: 'abc'"),
+        ({"seed": -1}, "seed must be a whole number .*: -1. give seed=0"),
+        ({"seed": "abc"}, "seed must be a whole number .*: 'abc'"),
+        ({"seed": 1.5}, r"seed must be a whole number .*: 1\.5"),
+        ({"seed": None}, "seed must be a whole number .*: null"),
+        ({"target_se": "abc"}, "target_se must lie between 0 and 1: 'abc'. give target_se=0.01"),
+        ({"target_se": 1}, "target_se must lie between 0 and 1: 1"),
+        ({"expected_accuracy": 2}, "expected_accuracy must lie from 0 to 1: 2"),
+        ({"expected_accuracy": "abc"}, "expected_accuracy must lie from 0 to 1: 'abc'"),
+        ({"expected_accuracy": None}, "expected_accuracy must lie from 0 to 1: null"),
+        ({"expected_accuracy": {"a": 0.9, "b": "high"}}, "expected_accuracy of b must lie from 0 to 1: 'high'"),
     ):
         with pytest.raises(ConfigError, match=message):
             Design(**values)
+    assert Design("simple", target_se=0.01, expected_accuracy=1).points(["a"], [9]) == [2]
+    assert Design(target_se=1e-300).points(["a"], [9]) == [9]
     assert sum(Design(target_se=0.01).points(["a", "b"], [10**6, 10**6])) == 1600
     with pytest.raises(ConfigError, match="expected_accuracy lacks"):
         Design(target_se=0.01, expected_accuracy={"a": 0.9}).points(["a", "b"], [1, 1])
@@ -357,3 +421,5 @@ def test_designs_and_maps_that_do_not_fit(tmp_path):
         draw_sample(empty, None, Design(), CLASSES)
     with pytest.raises(ConfigError, match="gpkg"):
         draw_sample(empty, tmp_path / "x.shp", Design(), CLASSES)
+    with pytest.raises(ConfigError, match=r"out must be a path: 5\. give"):
+        draw_sample(empty, 5, Design(), CLASSES)
