@@ -53,6 +53,7 @@ class Sample:
         inclusion: float64 (points,), probability of being drawn, in (0, 1].
         pixel_ha: Area that one unit of the population stands for, hectares.
         cluster: int64 (points,), number of the cluster that each was drawn in; None where points were drawn singly.
+        counted: int64 (classes,), units of the population that the map gives each class; None where nobody counted.
     """
 
     classes: tuple[str, ...]
@@ -62,6 +63,7 @@ class Sample:
     inclusion: Floats
     pixel_ha: float
     cluster: Ints | None = None
+    counted: Ints | None = None
 
     def __post_init__(self) -> None:
         """Check what the estimators rely on."""
@@ -108,7 +110,8 @@ class AreaReport:
         users: User's accuracy of each class (of what is mapped so, the share that is so); None where nothing is mapped.
         producers: Producer's accuracy of each class (of what is so, the share mapped so); None where no point is so.
         area_ha: Area of each class in truth, hectares.
-        mapped_ha: Area of each class as counted on the map, hectares, from the strata.
+        mapped_ha: Area of each class on the map, hectares: counted, or where the sample does not hold the counts, as
+            its points have it, which is the same where the strata are the map's classes.
         points: Points.
         clusters: Clusters; None where points were drawn singly.
     """
@@ -148,6 +151,7 @@ def estimate(sample: Sample) -> AreaReport:
     np.add.at(counts, (sample.mapped, sample.reference), 1)
     shares = np.zeros((n, n))
     np.add.at(shares, (sample.mapped, sample.reference), weight / weight.sum())
+    on_map = shares.sum(axis=1) * hectares if sample.counted is None else sample.counted * sample.pixel_ha
     return AreaReport(
         classes=sample.classes,
         counts=counts,
@@ -156,7 +160,7 @@ def estimate(sample: Sample) -> AreaReport:
         users=tuple(spread.ratio(both[:, i], mapped[:, i]) if mapped[:, i].any() else None for i in range(n)),
         producers=tuple(spread.ratio(both[:, i], true[:, i]) if true[:, i].any() else None for i in range(n)),
         area_ha=tuple(Estimate(*(float(v) * hectares for v in (a.value, a.se, a.low, a.high))) for a in areas),
-        mapped_ha=tuple((shares.sum(axis=1) * hectares).tolist()),
+        mapped_ha=tuple(on_map.tolist()),
         points=len(weight),
         clusters=spread.clusters,
     )
@@ -248,6 +252,8 @@ def read_sample(path: str | Path) -> Sample:
         remedy = "fill in every point: leaving out the hard ones would make the rest look easy"
         raise InputError(f"{path}: points without a reference", f"{empty} of {len(points)}", remedy)
     mapped = points["map_class"].astype(str)
+    if design is not None and (strange := sorted({*mapped} - {*design["name"].astype(str)})):
+        raise InputError(f"{path}: map classes that the layer {DESIGN} does not list", strange, _RESTORE)
     found = dict.fromkeys(design["name"].astype(str)) if design is not None else dict.fromkeys(sorted({*mapped}))
     unknown = sorted(set(reference) - set(found))
     if unknown and design is not None:
@@ -271,6 +277,7 @@ def read_sample(path: str | Path) -> Sample:
         cluster=np.unique(points["cluster"].astype(str), return_inverse=True)[1].astype(np.int64)
         if "cluster" in points.columns
         else None,
+        counted=_counted(path, design, classes),
     )
 
 
@@ -289,7 +296,8 @@ def report_areas(sample: str | Path | None, out: str | Path | None = None) -> Ar
     path = as_path("sample", sample, "give the path of the points that sample.py drew, filled in")
     own = path.with_suffix(".area.json")
     where = own if out is None or out == "" else as_path("out", out, "give the path of a JSON file")
-    found = estimate(read_sample(path))
+    points = read_sample(path)
+    found = estimate(points)
     storage.write_json(where, {"sample": path.name, "sample_sha256": storage.sha256(path), **found.to_dict()})
     rows = [
         (
@@ -312,14 +320,18 @@ def report_areas(sample: str | Path | None, out: str | Path | None = None) -> Ar
             "user's accuracy",
             "producer's accuracy",
             "area in ha",
-            "counted on the map in ha",
+            _on_map(points),
         ),
         rows,
     )
     drawn = f"{found.points} points" + (f" in {found.clusters} clusters" if found.clusters else "")
     say(f"overall accuracy {_plain(found.overall)} of the mapped area, from {drawn}")
-    if any(one is not None and one.se == 0 for one in (*found.users, *found.producers)):
-        say("± 0.000 says that no point disagreed, not that none would: draw more points of that class")
+    sure = {one.value for one in (*found.users, *found.producers) if one is not None and one.se < 1e-12}  # rounding
+    for value in sorted(sure & {0.0, 1.0}, reverse=True):
+        what = "disagreed" if value else "agreed"
+        say(f"{value:.3f} ± 0.000 says that no point {what}, not that none would: draw more points of that class")
+    if sure - {0.0, 1.0}:
+        say("± 0.000 at other values says that the points of each stratum were alike, not that all are: draw more")
     say("areas are estimated from the points' true classes (Olofsson et al. 2014); counted pixels carry the map's bias")
     say(f"stored: {where}")
     return found
@@ -329,6 +341,9 @@ _WHY: Final = (
     "Accuracy and areas of a map can only be estimated from points drawn at random with known probability over the "
     "mapped area; draw them with python sample.py map=<GeoTIFF>"
 )
+
+
+_RESTORE: Final = "restore the file as sample.py wrote it, with its column reference filled in, or draw anew"
 
 
 def as_path(option: str, value: object, remedy: str) -> Path:
@@ -354,6 +369,17 @@ def _refuse_convenience(path: Path) -> None:
         raise InputError(f"no such file: {path}", None, "give the GeoPackage that sample.py wrote")
 
 
+def _counted(path: Path, design: Any, classes: Sequence[str]) -> Ints | None:
+    """Pixels of each class on the map, as ``sample.py`` counted them; None in a sample from elsewhere."""
+    if design is None or "pixels" not in design.columns:
+        return None
+    pixels = design["pixels"].fillna(0).to_numpy()
+    if not np.issubdtype(pixels.dtype, np.number) or (pixels < 0).any():
+        raise InputError(f"{path}: pixels in the layer {DESIGN} are counts, not", pixels.tolist(), _RESTORE)
+    count = dict(zip(design["name"].astype(str), pixels.tolist(), strict=True))
+    return np.array([count[name] for name in classes], dtype=np.int64)
+
+
 def _check_whole(path: Path, strata: npt.NDArray[Any], inclusion: Floats, pixels: Floats) -> None:
     """Refuse a sample to which points were added, or that lost some: then the probabilities are wrong."""
     for name in np.unique(strata):
@@ -363,6 +389,14 @@ def _check_whole(path: Path, strata: npt.NDArray[Any], inclusion: Floats, pixels
             drawn = round(expected * float(inclusion[here][0]))
             what = f"{path}: stratum {name} was drawn with {drawn} points and holds"
             raise InputError(what, int(here.sum()), "restore the points as they were drawn, or draw anew")
+
+
+def _on_map(sample: Sample) -> str:
+    """Heading of the areas on the map: those of points are only counted where each stratum is mapped as one class."""
+    known = sample.counted is not None or len({*zip(sample.stratum, sample.mapped, strict=True)}) == len(
+        {*sample.stratum}
+    )
+    return "counted on the map in ha" if known else "on the map in ha, by the points"
 
 
 def _plain(one: Estimate | None) -> str:

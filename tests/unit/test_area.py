@@ -188,6 +188,29 @@ def test_a_class_that_no_point_has_is_not_said_to_be_absent(tmp_path, capsys):
         report_areas(None)
 
 
+def test_what_no_spread_says_depends_on_the_value(tmp_path, capsys):
+    agreed, disagreed = "1.000 ± 0.000 says that no point disagreed", "0.000 ± 0.000 says that no point agreed"
+    others = "± 0.000 at other values says that the points of each stratum were alike"
+    for change, said in (
+        (lambda f: f, ()),
+        (lambda f: f.assign(reference=f["map_class"]), (agreed,)),
+        (lambda f: f.assign(reference=f["map_class"].map(dict(zip("abcd", "badc", strict=True)))), (disagreed,)),
+        # All of b is a: of a's truth the share of its stratum is mapped so, without spread.
+        (lambda f: f.assign(reference=f["map_class"].replace("b", "a")), (agreed, disagreed, others)),
+    ):
+        report_areas(points(tmp_path, change))
+        out = " ".join(capsys.readouterr().out.split())
+        assert tuple(text for text in (agreed, disagreed, others) if text in out) == said
+
+
+def test_areas_that_only_points_tell_are_not_said_to_be_counted(tmp_path, capsys):
+    report_areas(points(tmp_path))
+    report_areas(points(tmp_path, lambda f: f.assign(map_class=f["reference"]), "crossing.gpkg"))
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "by the points" in out.partition("crossing.gpkg")[2]
+    assert "by the points" not in out.partition("crossing.gpkg")[0]
+
+
 @pytest.mark.parametrize("values", [{"sample": 5}, {"sample": ["a"]}, {"sample": "p.gpkg", "out": 5}])
 def test_what_is_no_path_is_told(values):
     with pytest.raises(ConfigError, match=r"(sample|out) must be a path: (5|\['a'\])\. give the path"):

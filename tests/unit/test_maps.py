@@ -380,6 +380,22 @@ def test_simple_samples_need_no_strata(tmp_path):
     assert report_areas(points).overall.value == 1
 
 
+def test_a_simple_sample_tells_the_areas_that_were_counted_on_the_map(tmp_path, capsys):
+    path, values = patchy(tmp_path)
+    points = draw_sample(path, None, Design("simple", total=8, seed=1), CLASSES)
+    frame = gpd.read_file(points, layer="points")
+    assert "wheat" not in set(frame["map_class"])  # mapped on 3.5 ha that no point hit
+    frame.assign(reference=frame["map_class"]).to_file(points, layer="points")
+    found = report_areas(points)
+    counted = {name: (values == i).sum() / 100 for i, name in enumerate(CLASSES.names)}
+    assert dict(zip(found.classes, found.mapped_ha, strict=True)) == pytest.approx(counted)
+    assert json.loads((tmp_path / "map.sample.area.json").read_text())["mapped_ha"] == list(found.mapped_ha)
+    assert f"{counted['wheat']:,.1f}" in capsys.readouterr().out
+    frame.assign(reference="wheat", map_class=["maiz", *frame["map_class"][1:]]).to_file(points, layer="points")
+    with pytest.raises(InputError, match=r"map classes that the layer design does not list: \['maiz'\]"):
+        read_sample(points)
+
+
 def test_designs_and_maps_that_do_not_fit(tmp_path):
     for values, message in (
         ({"strategy": "best"}, "strategy"),
