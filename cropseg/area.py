@@ -37,6 +37,9 @@ FEWEST_CLUSTERS: Final = 10
 DESIGN: Final = "design"
 """Layer of the GeoPackage that lists all classes; points may be of classes that the map never gives."""
 
+DRAWN: Final = "drawn"
+"""Layer of the GeoPackage that lists the points as they were drawn; older files have none."""
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -225,7 +228,8 @@ def read_sample(path: str | Path) -> Sample:
 
     Raises:
         MismatchError: No known inclusion probabilities: the file is no probability sample of the mapped area.
-        InputError: The file cannot be read, a point has no reference or an unknown class, or points are missing.
+        InputError: The file cannot be read, a point has no reference or an unknown class, or the points are not those
+            that were drawn.
     """
     import geopandas as gpd
     from pyogrio.errors import DataSourceError
@@ -240,6 +244,7 @@ def read_sample(path: str | Path) -> Sample:
             raise InputError(f"{path} must hold one layer of points, not", placed, "give what sample.py wrote")
         points = gpd.read_file(path, layer=placed[0])
         design = gpd.read_file(path, layer=DESIGN) if DESIGN in set(layers["name"]) else None
+        drawn = gpd.read_file(path, layer=DRAWN) if DRAWN in set(layers["name"]) else None
     except DataSourceError as error:
         raise InputError(f"{path} is no file of points", str(error), "give what sample.py wrote") from error
     missing = sorted({"stratum", "map_class", "inclusion", "reference", "pixel_m2"} - set(points.columns))
@@ -263,7 +268,9 @@ def read_sample(path: str | Path) -> Sample:
     strata = points["stratum"].astype(str)
     inclusion = points["inclusion"].to_numpy(dtype=np.float64)
     if "stratum_pixels" in points.columns:
+        _check_single(path, points)
         _check_whole(path, strata.to_numpy(), inclusion, points["stratum_pixels"].to_numpy(dtype=np.float64))
+        _check_drawn(path, points, drawn)
     pixel = np.unique(points["pixel_m2"].to_numpy(dtype=np.float64))
     if len(pixel) != 1 or not pixel[0] > 0:
         raise InputError(f"{path}: pixel_m2 must be one area for all points", pixel.tolist(), "restore the file")
@@ -389,6 +396,69 @@ def _check_whole(path: Path, strata: npt.NDArray[Any], inclusion: Floats, pixels
             drawn = round(expected * float(inclusion[here][0]))
             what = f"{path}: stratum {name} was drawn with {drawn} points and holds"
             raise InputError(what, int(here.sum()), "restore the points as they were drawn, or draw anew")
+
+
+_PIXEL: Final = ["pixel_row", "pixel_col"]
+
+
+def _check_single(path: Path, points: Any) -> None:
+    """Refuse points that stand in a file of ``sample.py`` more than once: it draws without replacement."""
+    for columns in (["point"], _PIXEL):
+        if set(columns) <= set(points.columns):
+            again = points[points.duplicated(columns, keep=False)]
+            if len(again):
+                what = f"{path}: points that are there more than once, by {' and '.join(columns)}"
+                named = again["point"].tolist() if "point" in again else again[columns].to_numpy().tolist()
+                raise InputError(what, _some(named), _RESTORE)
+
+
+def _check_drawn(path: Path, points: Any, drawn: Any) -> None:
+    """Refuse points other than those that ``sample.py`` drew, once none is there twice and none too many.
+
+    Args:
+        path: The file.
+        points: Its points.
+        drawn: Number, pixel, stratum, map class and place of the points as they were drawn; None in older files, whose
+            points are known by their numbers alone, which run from 1.
+    """
+    if drawn is not None and (missing := sorted({"point", *_PIXEL} - set(points.columns))):
+        raise InputError(f"{path} lacks columns", missing, _RESTORE)
+    if "point" not in points.columns:
+        return
+    numbers = np.arange(1, len(points) + 1) if drawn is None else drawn["point"].to_numpy()
+    if len(strange := points.loc[~points["point"].isin(numbers), "point"]):
+        raise InputError(f"{path}: points that were not drawn", _some(strange.tolist()), _RESTORE)
+    if drawn is None:
+        return
+    own = drawn.set_index("point").loc[points["point"]]
+    for column in (*_PIXEL, "stratum", "map_class"):
+        other = points[column].to_numpy() != own[column].to_numpy()
+        if other.any():
+            what = f"{path}: points whose {column} is not the one that was drawn"
+            raise InputError(what, _some(points["point"][other].tolist()), _RESTORE)
+    moved = _moved(path, points, own)
+    if moved.any():
+        what = f"{path}: points that lie in another place than where they were drawn"
+        raise InputError(what, _some(points["point"][moved].tolist()), _RESTORE)
+
+
+def _moved(path: Path, points: Any, own: Any) -> npt.NDArray[np.bool_]:
+    """Which points lie farther than half a pixel from where they were drawn, in whatever CRS they are kept."""
+    import geopandas as gpd
+    import pyogrio
+
+    about = pyogrio.read_info(path, layer=DRAWN)["layer_metadata"] or {}
+    if not {"crs", "pixel"} <= set(about):
+        raise InputError(f"{path}: the layer {DRAWN} lost its metadata crs and pixel", None, _RESTORE)
+    here = points.geometry.to_crs(about["crs"]) if points.crs is not None else points.geometry
+    there = gpd.GeoSeries.from_xy(own["x"], own["y"], index=here.index, crs=here.crs)
+    distance = here.distance(there, align=False).to_numpy()
+    return np.asarray(~(distance <= float(about["pixel"]) / 2))  # a point without a place has none that is near
+
+
+def _some(values: Sequence[Any]) -> list[Any]:
+    """The first of many, whole numbers as such: a table with an empty cell has floats."""
+    return [int(one) if isinstance(one, float) and one.is_integer() else one for one in values[:10]]
 
 
 def _on_map(sample: Sample) -> str:

@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeGuard, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.area import DESIGN, allocate, as_path, sample_size
+from cropseg.area import DESIGN, DRAWN, allocate, as_path, sample_size
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.labels import IGNORE
@@ -260,6 +260,9 @@ def _write(where: Path, opened: CropMapFile, drawn: Drawn, design: Design) -> No
     classes = pd.DataFrame(
         {"id": np.arange(len(names)), "name": names, "pixels": np.array(drawn.class_pixels, dtype=np.int64)}
     )
+    # What nobody edits, so that area.py finds points that were moved or exchanged.
+    kept = pd.DataFrame(frame[["point", "pixel_row", "pixel_col", "stratum", "map_class"]])
+    kept = kept.assign(x=frame.geometry.x, y=frame.geometry.y)
     about = {
         "map": opened.path.name,
         "map_sha256": storage.sha256(opened.path),
@@ -271,3 +274,5 @@ def _write(where: Path, opened: CropMapFile, drawn: Drawn, design: Design) -> No
     with storage.atomic_path(where) as temporary:
         pyogrio.write_dataframe(frame, temporary, layer="points", driver="GPKG", layer_metadata=about)
         pyogrio.write_dataframe(classes, temporary, layer=DESIGN, driver="GPKG")
+        where_drawn = {"crs": opened.grid.crs, "pixel": str(min(abs(a), abs(e)))}
+        pyogrio.write_dataframe(kept, temporary, layer=DRAWN, driver="GPKG", layer_metadata=where_drawn)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -394,6 +395,64 @@ def test_a_simple_sample_tells_the_areas_that_were_counted_on_the_map(tmp_path, 
     frame.assign(reference="wheat", map_class=["maiz", *frame["map_class"][1:]]).to_file(points, layer="points")
     with pytest.raises(InputError, match=r"map classes that the layer design does not list: \['maiz'\]"):
         read_sample(points)
+
+
+def exchanged(frame, columns):
+    """The second maize point given the first one's values in ``columns``."""
+    first, second = np.flatnonzero(frame["map_class"] == "maize")[:2]
+    frame.loc[second, columns] = frame.loc[first, columns].to_numpy()
+    return frame
+
+
+def shifted(frame, metres):
+    places = frame.geometry.to_list()
+    places[4] = shapely.Point(places[4].x + metres, places[4].y)
+    return frame.set_geometry(gpd.GeoSeries(places, index=frame.index, crs=frame.crs))
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "older"),
+    [
+        (lambda f: exchanged(f, list(f.columns)), r"more than once, by point: \[\d+, \d+\]", True),
+        (lambda f: exchanged(f, ["pixel_row", "pixel_col"]), r"more than once, by pixel_row and pixel_col: \[", True),
+        (lambda f: f.assign(point=f["point"].replace(3, 903)), r"points that were not drawn: \[903\]", True),
+        (lambda f: f.assign(point=f["point"].where(f["point"] != 3)), r"points that were not drawn: \[nan\]", True),
+        (lambda f: f.assign(pixel_row=f["pixel_row"].where(f["point"] != 3, 999)), r"pixel_row is .*: \[3\]", False),
+        (lambda f: f.assign(map_class=f["reference"]), r"map_class is not the one that was drawn: \[1, 3, 5", False),
+        (lambda f: f.drop(columns=["point", "pixel_col"]), r"lacks columns: \['pixel_col', 'point'\]", False),
+        (lambda f: shifted(f, 20), r"lie in another place than where they were drawn: \[5\]", False),
+        (
+            lambda f: shifted(f, 20).to_crs("EPSG:4326"),
+            r"lie in another place than where they were drawn: \[5\]",
+            False,
+        ),
+        (lambda f: f.set_geometry(f.geometry.where(f["point"] != 2)), r"lie in another place .*: \[2\]", False),
+    ],
+)
+def test_points_other_than_those_drawn_are_refused_by_name(tmp_path, change, message, older):
+    path, _ = patchy(tmp_path)
+    points = draw_sample(path, None, Design(per_class=20), CLASSES)
+    frame = gpd.read_file(points, layer="points")
+    frame["reference"] = frame["map_class"].where(frame["point"] % 2 == 0, "oats")
+    frame.to_file(points, layer="points")
+    bare = tmp_path / "older.gpkg"  # as samples were written before they listed what was drawn
+    for layer in ("points", "design"):
+        pyogrio.write_dataframe(gpd.read_file(points, layer=layer), bare, layer=layer, driver="GPKG")
+    assert len(read_sample(points).mapped) == len(read_sample(bare).mapped) == len(frame)
+    changed = change(frame)
+    for file in (points, bare) if older else (points,):
+        changed.to_file(file, layer="points")
+        with pytest.raises(InputError, match=message):
+            read_sample(file)
+
+
+def test_points_may_be_kept_in_another_crs_and_order(tmp_path):
+    path, _ = patchy(tmp_path)
+    points = draw_sample(path, None, Design(per_class=20), CLASSES)
+    frame = gpd.read_file(points, layer="points").sort_values("pixel_col", ignore_index=True)
+    frame = shifted(frame.assign(reference=frame["map_class"]), 4)  # within its pixel of 10 m
+    frame.to_crs("EPSG:4326").to_file(points, layer="points")
+    assert len(read_sample(points).mapped) == len(frame)
 
 
 def test_designs_and_maps_that_do_not_fit(tmp_path):
