@@ -333,7 +333,8 @@ def report_areas(sample: str | Path | None, out: str | Path | None = None) -> Ar
     )
     drawn = f"{found.points} points" + (f" in {found.clusters} clusters" if found.clusters else "")
     say(f"overall accuracy {_plain(found.overall)} of the mapped area, from {drawn}")
-    sure = {one.value for one in (*found.users, *found.producers) if one is not None and one.se < 1e-12}  # rounding
+    estimates = (found.overall, *found.users, *found.producers)
+    sure = {one.value for one in estimates if one is not None and one.se < 1e-12}  # 0 but for rounding
     for value in sorted(sure & {0.0, 1.0}, reverse=True):
         what = "disagreed" if value else "agreed"
         say(f"{value:.3f} ± 0.000 says that no point {what}, not that none would: draw more points of that class")

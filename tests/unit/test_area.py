@@ -195,6 +195,8 @@ def test_what_no_spread_says_depends_on_the_value(tmp_path, capsys):
         (lambda f: f, ()),
         (lambda f: f.assign(reference=f["map_class"]), (agreed,)),
         (lambda f: f.assign(reference=f["map_class"].map(dict(zip("abcd", "badc", strict=True)))), (disagreed,)),
+        # All of b is of a class that is never mapped: only the overall accuracy is another value.
+        (lambda f: f.assign(reference=f["map_class"].replace("b", "e")), (agreed, disagreed, others)),
         # All of b is a: of a's truth the share of its stratum is mapped so, without spread.
         (lambda f: f.assign(reference=f["map_class"].replace("b", "a")), (agreed, disagreed, others)),
     ):
