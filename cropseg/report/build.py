@@ -44,6 +44,8 @@ def build_report(
     Raises:
         ConfigError: ``out`` is no HTML file, there is no run, or the runs' classes differ.
     """
+    if not isinstance(out, str | Path):
+        raise ConfigError("a report is an HTML page", out, "let out= end in .html")
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError("a report is an HTML page", str(out), "let out= end in .html")
@@ -102,5 +104,5 @@ def gather(runs: Sequence[Run], *, title: str, panels: int) -> Report:
 
 
 def _maps(runs: Sequence[Run], count: int) -> Section:
-    found = panels.galleries(runs, tables.set_names(runs), count)
+    found = panels.galleries(runs, None, count)
     return beside.maps(found, seeds=any(len(group) > 1 for _, group in sections.groups(runs)))

@@ -220,6 +220,12 @@ def test_a_random_split_is_called_optimistic(tmp_path):
     assert "imulated" not in said
 
 
+@pytest.mark.parametrize("out", [5, True, ["a.html"], 0.5])
+def test_a_page_that_is_no_path_is_refused(runs, out):
+    with pytest.raises(ConfigError, match=r"a report is an HTML page: .*let out= end in \.html"):
+        build_report(runs, out)
+
+
 @pytest.mark.parametrize(("out", "panels"), [("r.pdf", 1), ("r.html", -1)])
 def test_impossible_options_are_refused(runs, tmp_path, out, panels):
     with pytest.raises(ConfigError):
