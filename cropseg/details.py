@@ -9,6 +9,7 @@ Every matrix has rows truth, columns prediction, and is stored row by row.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -212,26 +213,40 @@ def read(results: Path, key: str) -> Details | None:
     """Read what :func:`write` left.
 
     Returns:
-        None where there is none: the evaluation is older, or the matrix beside is of another one, which is told.
+        None where there is none: the evaluation is older; or a table is lost or the matrix beside is of another one,
+        which is told.
 
     Raises:
-        InputError: A file is missing or broken.
+        InputError: A file is broken.
     """
     path = results / f"{key}{SUFFIXES[2]}"
     if not path.is_file():
         return None
+    files = [results / f"{key}{suffix}" for suffix in SUFFIXES[:2]]
+    if lost := [file.name for file in files if not file.is_file()]:
+        _warn_once(f"{results} has no {' and no '.join(lost)}: details of {key} are left out; evaluate again")
+        return None
     content = storage.read_json(path)
-    patches, table = (read_table(results / f"{key}{suffix}") for suffix in SUFFIXES[:2])
+    try:
+        patches, table = (read_table(file) for file in files)
+    except InputError as error:
+        raise InputError(error.what, error.value, f"evaluate {key} again") from error
     try:
         found = _parsed(content, patches, table)
         stored = np.array(storage.read_json(results / f"{key}.json")["confusion"], dtype=np.int64)
         found.check(stored)
     except MismatchError as error:
-        warn(f"{path} is of another evaluation than {key}.json ({error.what}): it is left out; evaluate again")
+        _warn_once(f"{path} is of another evaluation than {key}.json ({error.what}): it is left out; evaluate again")
         return None
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         raise InputError(f"{path} and the tables beside it cannot be read", str(error), "evaluate again") from error
     return found
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A report reads the same files for several tables."""
+    warn(message)
 
 
 def lists(stack: Confusion) -> pa.Array:

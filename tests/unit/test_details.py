@@ -329,9 +329,28 @@ def test_broken_details_are_typed_errors(tmp_path):
         with pytest.raises(InputError, match="evaluate again"):
             run.details("internal")
     storage.write_json(path, good)
-    (run.results / "internal.patches.parquet").unlink()
-    with pytest.raises(InputError, match="no such table"):
+    (run.results / "internal.patches.parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match=r"internal\.patches\.parquet cannot be read.*evaluate internal again"):
         run.details("internal")
+
+
+@pytest.mark.parametrize("suffix", details.SUFFIXES)
+def test_a_lost_file_is_a_part_that_is_missing_and_named(tmp_path, capsys, suffix):
+    data = make_dataset(tmp_path / "own", n=10, size=16)
+    run = with_predictor(open_run(make_run(tmp_path / "r", spec_for(data), data)), Sure(spec_for(data)))
+    evaluate_runs([run], [EvaluationSet("internal", None, None)], calibration=False)
+    (run.results / f"internal{suffix}").unlink()
+    capsys.readouterr()
+    run = open_run(run.path)
+    assert run.details("internal") is None
+    assert run.details("internal") is None
+    told = "".join(capsys.readouterr().err.split("\n"))
+    if suffix != ".detail.json":  # without that one the evaluation may be an old one
+        assert told.count(f"internal{suffix}") == 1
+        assert str(run.results) in told
+        assert "evaluate again" in told
+    (row,) = evidence.interval_rows([run], ["internal"], brief=True)
+    assert row[-1].startswith(evidence.NOT_STORED)
 
 
 def test_clusters_by_parcel_need_parcels_and_names_must_not_clash(tmp_path):
