@@ -20,7 +20,7 @@ from cropseg.overlaps import RULE
 from cropseg.predictor import ModelSpec, Predictor, classify
 from cropseg.runs import Run, label, seed_groups
 from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
-from cropseg.seeds import SEED_COLUMNS, seed_rows
+from cropseg.seeds import SEED_COLUMNS, seed_rows, sets_of
 from cropseg.streaming import run_through
 from cropseg.tally import NO_CONFIDENCE, PARCEL_YEAR, PLACE
 from cropseg.tta import augmented, check_tta
@@ -297,11 +297,10 @@ def _show_evidence(runs: Sequence[Run], keys: Sequence[str]) -> None:
     if compared:
         table(f"Models compared on the same places: {MEANS['miou_present'][0]}", evidence.COMPARISON_COLUMNS, compared)
     sure: list[Sequence[str]] = []
-    for key in keys:
-        models = evidence.scored(runs, key)
-        found, missing = evidence.confidence_rows(models)
-        sure += [(key, PROTOCOLS[models[0].protocol], *row) for row in found]
-        reasons += [f"confidence on {key}: {reason}" for reason in missing]
+    for on, title in sets_of(runs, keys).items():
+        found, missing = evidence.confidence_rows(evidence.scored(runs, on))
+        sure += [(title, PROTOCOLS[on.protocol], *row) for row in found]
+        reasons += [f"confidence on {title}: {reason}" for reason in missing]
     if sure:
         columns = ("evaluation set", "protocol", *evidence.CONFIDENCE_COLUMNS)
         table("Confidence: expected calibration error (ECE) and accuracy where the model is sure", columns, sure)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from cropseg import metrics
@@ -18,11 +19,8 @@ from cropseg.details import Details
 from cropseg.intervals import Comparison, Interval, Intervals, compare_all, drop, holm, intervals
 from cropseg.redraw import LEAST_PLACES, Places
 from cropseg.runs import Run
-from cropseg.scores import MEANS, PROTOCOLS, Evaluation, Protocol, format_score
-from cropseg.seeds import Spread, over_seeds
-
-INTERNAL: Final = "internal"
-"""Key of the set that drops are measured from."""
+from cropseg.scores import INTERNAL, MEANS, PROTOCOLS, Evaluation, Protocol, Scope, format_score
+from cropseg.seeds import Spread, over_seeds, sets_of
 
 NOT_STORED: Final = "no details are stored with its evaluation: evaluate again"
 """Reason where an evaluation was made before details were stored."""
@@ -57,12 +55,14 @@ class Scored:
 
     Attributes:
         model: What tables call it.
+        on: What was scored.
         runs: One a seed.
         evaluations: Theirs, all of the same patches.
         details: What lies beside them; empty where it is missing for one.
     """
 
     model: str
+    on: Scope
     runs: tuple[Run, ...]
     evaluations: tuple[Evaluation, ...]
     details: tuple[Details, ...]
@@ -99,29 +99,26 @@ class Scored:
         reasons = (details.without[part] for details in self.details if part in details.without)
         return next(reasons, "not stored") if self.details else NOT_STORED
 
-    def on(self, other: Scored) -> bool:
-        """Whether both were scored on the same patches with the same classes."""
-        return _patches(self.first) == _patches(other.first)
+    def mean(self, key: str, protocol: Protocol) -> float:
+        """A score of :data:`cropseg.scores.MEANS`, its mean over the seeds; NaN where none has it."""
+        return Spread.of([one.scores(protocol)[key] for one in self.evaluations]).mean
 
 
-def _patches(one: Evaluation) -> tuple[object, ...]:
-    return (one.key, one.manifest_digest, one.split, one.part, one.classes, one.protocol)
+def scored(runs: Sequence[Run], on: Scope | str) -> list[Scored]:
+    """The models that were scored on a set, each over its seeds, with what lies beside the matrices.
 
-
-def scored(runs: Sequence[Run], key: str) -> list[Scored]:
-    """The models that were scored on the set ``key``, each over its seeds, with what lies beside the matrices."""
+    Args:
+        runs: The runs.
+        on: What was scored; a name stands for every set of that name.
+    """
+    key = on if isinstance(on, str) else on.key
     found = []
-    for one in over_seeds(runs, key):
-        mine = tuple(next(run for run in runs if run.evaluations.get(key) is e) for e in one.evaluations)
-        beside = [run.details(key) for run in mine]
+    for one in over_seeds(runs, on):
+        beside = [run.details(key) for run in one.runs]
         known = tuple(details for details in beside if details is not None)
-        found.append(Scored(one.model, mine, one.evaluations, known if len(known) == len(mine) else ()))
+        scope = Scope.of(one.evaluations[0], key=key)
+        found.append(Scored(one.model, scope, one.runs, one.evaluations, known if len(known) == len(beside) else ()))
     return found
-
-
-def set_keys(runs: Sequence[Run]) -> list[str]:
-    """Keys of all evaluations of the runs, ``internal`` first."""
-    return sorted({key for run in runs for key in run.evaluations}, key=lambda key: (key != INTERNAL, key))
 
 
 def intervals_of(one: Scored, protocol: Protocol) -> Intervals | str:
@@ -134,24 +131,24 @@ def intervals_of(one: Scored, protocol: Protocol) -> Intervals | str:
         return _refused(error, one.drawn_over)
 
 
-def interval_rows(runs: Sequence[Run], keys: Sequence[str], *, brief: bool = False) -> list[tuple[str, ...]]:
+def interval_rows(runs: Sequence[Run], keys: Sequence[str] | None, *, brief: bool = False) -> list[tuple[str, ...]]:
     """Scores with their intervals: set × protocol × model, the protocol that a set is meant for first.
 
     Args:
         runs: Seeds of one model are put together.
-        keys: Evaluations to show.
+        keys: Names of the sets to show, in their order; None for all.
         brief: That protocol alone and two of the means, for a terminal (:data:`BRIEF_COLUMNS`).
 
     Returns:
         Rows of :data:`INTERVAL_COLUMNS`. Where there is no interval, the bare score, and the reason in the note.
     """
     rows = []
-    for key in keys:
-        models = scored(runs, key)
-        for protocol in sorted(PROTOCOLS, key=lambda name: bool(models) and name != models[0].protocol):
-            for one in models:
-                if not brief or protocol == one.protocol:
-                    rows.append(_interval_row(one, protocol, BRIEF if brief else tuple(MEANS)))
+    for on, title in sets_of(runs, keys).items():
+        models = scored(runs, on)
+        for protocol in sorted(PROTOCOLS, key=lambda name: name != on.protocol):
+            if not brief or protocol == on.protocol:
+                means = BRIEF if brief else tuple(MEANS)
+                rows += [(title, *_interval_row(one, protocol, means)) for one in models]
     return rows
 
 
@@ -166,11 +163,11 @@ def _interval_row(one: Scored, protocol: Protocol, means: Sequence[str]) -> tupl
     else:
         cells = [ends(found.means[key]) for key in means]
         over = f"{found.means[means[0]].clusters} {one.drawn_over}"
-    return (one.first.key, PROTOCOLS[protocol], one.model, one.seeds, over, *cells, "; ".join(notes))
+    return (PROTOCOLS[protocol], one.model, one.seeds, over, *cells, "; ".join(notes))
 
 
 def comparisons(
-    runs: Sequence[Run], keys: Sequence[str], score: str = "miou_present"
+    runs: Sequence[Run], keys: Sequence[str] | None, score: str = "miou_present"
 ) -> tuple[list[tuple[Scored, Scored, Comparison, float]], list[str]]:
     """Every two models on each set, paired by place, with Holm's p-value over all of them; and why others are missing.
 
@@ -178,36 +175,34 @@ def comparisons(
     """
     found: list[tuple[Scored, Scored, Comparison]] = []
     reasons: dict[str, None] = {}
-    for key in keys:
-        rest = scored(runs, key)
-        if len(rest) > 1 and not all(one.details for one in rest):
-            names = ", ".join(one.model for one in rest if not one.details)
-            reasons[f"{key}: {names}: {NOT_STORED}"] = None
-        rest = [one for one in rest if one.details]
-        while rest:
-            alike = [one for one in rest if one.on(rest[0])]
-            rest = [one for one in rest if not any(one is other for other in alike)]
-            if len(alike) < 2:
-                continue
-            try:
-                pairs = compare_all([one.places for one in alike], score, alike[0].protocol)
-            except InputError as error:
-                reasons[f"{key}: {_refused(error, alike[0].drawn_over)}"] = None
-                continue
-            found += [(alike[i], alike[j], one) for (i, j), one in pairs.items()]
+    for on, title in sets_of(runs, keys).items():
+        every = scored(runs, on)
+        if len(every) > 1 and not all(one.details for one in every):
+            names = ", ".join(one.model for one in every if not one.details)
+            reasons[f"{title}: {names}: {NOT_STORED}"] = None
+        alike = [one for one in every if one.details]
+        if len(alike) < 2:
+            continue
+        try:
+            pairs = compare_all([one.places for one in alike], score, on.protocol)
+        except InputError as error:
+            reasons[f"{title}: {_refused(error, alike[0].drawn_over)}"] = None
+            continue
+        found += [(alike[i], alike[j], one) for (i, j), one in pairs.items()]
     corrected = holm({str(i): one.p for i, (_, _, one) in enumerate(found)})
     return [(*pair, p) for pair, p in zip(found, corrected.values(), strict=True)], list(reasons)
 
 
 def comparison_rows(
-    runs: Sequence[Run], keys: Sequence[str], score: str = "miou_present"
+    runs: Sequence[Run], keys: Sequence[str] | None, score: str = "miou_present"
 ) -> tuple[list[tuple[str, ...]], list[str]]:
     """Rows of :data:`COMPARISON_COLUMNS`, one a set and pair of models; and why others are missing."""
     found, reasons = comparisons(runs, keys, score)
+    names = sets_of(runs, keys)
     rows: list[tuple[str, ...]] = []
     for first, second, one, p in found:
         seeds = one.label if one.seeds == (1, 1) else f"{one.label}; {one.seeds[0]} and {one.seeds[1]} seeds"
-        where = (first.first.key, PROTOCOLS[first.protocol], first.model, second.model)
+        where = (names[first.on], PROTOCOLS[first.protocol], first.model, second.model)
         over = f"{one.clusters} {first.drawn_over}"
         rows.append((*where, signed(one), p_value(one.p), p_value(p), over, seeds))
     return rows, reasons
@@ -222,26 +217,35 @@ class Drop:
         inner: The model on the internal set.
         outer: On the other, the same seeds.
         protocol: Which pixels count, on both: labelled crop pixels where one of them knows no others.
-        found: The differences; the reason where there are none.
     """
 
     model: str
     inner: Scored
     outer: Scored
     protocol: Protocol
-    found: Intervals | str
+
+    @cached_property
+    def found(self) -> Intervals | str:
+        """The differences with their intervals; the reason where there are none."""
+        return _dropped(self.inner, self.outer, self.protocol)
+
+    def of(self, key: str) -> float:
+        """How much lower a score of :data:`cropseg.scores.MEANS` is; NaN where the sets have other classes."""
+        if self.inner.first.classes != self.outer.first.classes:
+            return math.nan
+        return self.inner.mean(key, self.protocol) - self.outer.mean(key, self.protocol)
 
 
-def drops(runs: Sequence[Run], key: str) -> list[Drop]:
-    """The drop of each model from ``internal`` to the set ``key``; both with or both without augmentation."""
-    base = INTERNAL + key[len(key.partition("+")[0]) :]
+def drops(runs: Sequence[Run], on: Scope | str) -> list[Drop]:
+    """The drop of each model from ``internal`` to another set: of the same seeds, both with or without augmentation."""
     found = []
-    for outer in scored(runs, key):
+    for outer in scored(runs, on):
+        base = INTERNAL + "".join(outer.on.key.partition("+")[1:])
         inner = next((one for one in scored(outer.runs, base) if len(one.runs) == len(outer.runs)), None)
         if inner is None:
             continue
         protocol: Protocol = "crop" if "crop" in (inner.protocol, outer.protocol) else "all"
-        found.append(Drop(outer.model, inner, outer, protocol, _dropped(inner, outer, protocol)))
+        found.append(Drop(outer.model, inner, outer, protocol))
     return found
 
 
@@ -256,11 +260,11 @@ def _dropped(inner: Scored, outer: Scored, protocol: Protocol) -> Intervals | st
         return _refused(error, "places")
 
 
-def once_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, ...]]:
+def once_rows(runs: Sequence[Run], keys: Sequence[str] | None) -> list[tuple[str, ...]]:
     """Rows of :data:`ONCE_COLUMNS` where windows overlap: every window counted, and each ground pixel once."""
     rows = []
-    for key in keys:
-        for one in scored(runs, key):
+    for on, title in sets_of(runs, keys).items():
+        for one in scored(runs, on):
             known = [details.once for details in one.details if details.once is not None]
             if not known or len(known) < len(one.runs):
                 continue
@@ -268,7 +272,7 @@ def once_rows(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, ...]]
             for way, stack in ways.items():
                 found = [metrics.scores(matrix, one.protocol) for matrix in stack]
                 cells = (str(Spread.of([of_seed[name] for of_seed in found])) for name in MEANS)
-                rows.append((key, PROTOCOLS[one.protocol], one.model, way, f"{found[0]['pixels']:,}", *cells))
+                rows.append((title, PROTOCOLS[one.protocol], one.model, way, f"{found[0]['pixels']:,}", *cells))
     return rows
 
 

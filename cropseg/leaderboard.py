@@ -17,7 +17,7 @@ from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.progress import say, table, track, warn
 from cropseg.redraw import SCORES
 from cropseg.report.tables import Column, Table
-from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol
+from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Scope, titles
 from cropseg.seeds import Spread, group_labels
 from cropseg.stored import Entry, find, group, read
 
@@ -25,29 +25,6 @@ OF_A_CLASS: Final = {"iou": "IoU", "accuracy": "class acc."}
 """Scores that need a class behind a colon, and their headings."""
 
 ONE_SEED: Final = "one seed"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A column: evaluations that may be compared. Same-named ones of other patches, classes or protocols are others.
-
-    Attributes:
-        key: Name of the set, with the augmentation.
-        dataset: Name of its dataset.
-        split: Split of it.
-        part: Part of that.
-        digest: SHA-256 of the dataset's manifest.
-        classes: Class names.
-        protocol: Which pixels count.
-    """
-
-    key: str
-    dataset: str
-    split: str
-    part: str
-    digest: str
-    classes: tuple[str, ...]
-    protocol: Protocol
 
 
 @dataclass(frozen=True)
@@ -65,7 +42,7 @@ class Row:
 
     label: str
     entries: tuple[Entry, ...]
-    cells: Mapping[Place, Cell]
+    cells: Mapping[Scope, Cell]
 
 
 def rank(
@@ -76,7 +53,7 @@ def rank(
     seeds: bool = True,
     sort: str | None = None,
     sets: Sequence[str] | None = None,
-) -> tuple[list[Place], list[Row]]:
+) -> tuple[list[Scope], list[Row]]:
     """Columns and rows of the leaderboard.
 
     Args:
@@ -107,26 +84,14 @@ def rank(
     alone = {str(one[0].path) for one in group(entries) if len(one) == 1}
     rows = []
     for label, members in zip(labels, groups, strict=True):
-        scored: dict[Place, list[tuple[Entry, Evaluation]]] = {}
+        scored: dict[Scope, list[tuple[Entry, Evaluation]]] = {}
         for entry in members:
             for one in entry.evaluations:
                 if one.key in wanted:
-                    scored.setdefault(_place(one, protocol), []).append((entry, one))
+                    scored.setdefault(Scope.of(one, protocol), []).append((entry, one))
         cells = {place: _cell(found, place.protocol, score, len(members), alone) for place, found in scored.items()}
         rows.append(Row(label, tuple(members), cells))
-    places = sorted(
-        {place for row in rows for place in row.cells},
-        key=lambda one: (
-            one.key != "internal",
-            one.key,
-            one.dataset,
-            one.split,
-            one.part,
-            one.protocol,
-            one.digest,
-            one.classes,
-        ),
-    )
+    places = sorted({place for row in rows for place in row.cells}, key=lambda one: one.order)
     if sort == "name":
         return places, sorted(rows, key=lambda row: row.label)
     first = [place for place in places if sort is None or place.key == sort]
@@ -142,10 +107,6 @@ def check_score(score: str) -> None:
     kind, colon, name = score.partition(":")
     if score not in SCORES and not (kind in OF_A_CLASS and colon and name):
         raise ConfigError("no such score", score, f"choose from {', '.join(SCORES)}, iou:<class>, accuracy:<class>")
-
-
-def _place(one: Evaluation, protocol: Protocol | None) -> Place:
-    return Place(one.key, one.dataset, one.split, one.part, one.manifest_digest, one.classes, protocol or one.protocol)
 
 
 def _cell(
@@ -179,35 +140,13 @@ def value(one: Evaluation, protocol: Protocol, score: str) -> float:
     return float(found[one.classes.index(name)]) if name in one.classes else math.nan
 
 
-def _order(row: Row, places: Sequence[Place]) -> list[tuple[bool, float]]:
+def _order(row: Row, places: Sequence[Scope]) -> list[tuple[bool, float]]:
     """Best first in the first column, then in the next; what was not scored last."""
     means = [row.cells[place].spread.mean if place in row.cells else math.nan for place in places]
     return [(math.isnan(mean), -mean if not math.isnan(mean) else 0.0) for mean in means]
 
 
-def titles(places: Sequence[Place]) -> list[str]:
-    """What the columns are called: the set, and what tells it from others of its name."""
-    found = []
-    for place in places:
-        twins = [one for one in places if one.key == place.key]
-        told = []
-        if len({one.dataset for one in twins}) > 1:
-            told.append(place.dataset)
-        if len({(one.split, one.part) for one in twins}) > 1:
-            told.append(f"{place.split} {place.part}".strip())
-        if len({one.protocol for one in twins}) > 1:
-            told.append(PROTOCOLS[place.protocol])
-        if len({one.classes for one in twins}) > 1:
-            own = [name for name in place.classes if any(name not in one.classes for one in twins)]
-            told.append(f"{len(place.classes)} classes" + (f" with {', '.join(own)}" if own else ""))
-        alike = [one for one in twins if (one.dataset, one.split, one.part) == (place.dataset, place.split, place.part)]
-        if len({one.digest for one in alike}) > 1:
-            told.append(place.digest[:8] or "unknown")
-        found.append(f"{place.key} ({', '.join(told)})" if told else place.key)
-    return found
-
-
-def as_table(places: Sequence[Place], rows: Sequence[Row], score: str) -> Table:
+def as_table(places: Sequence[Scope], rows: Sequence[Row], score: str) -> Table:
     """The leaderboard as the report's kind of table: rows models or runs, columns sets, and what stands beside."""
     names = titles(places)
     common = {place: _common(place, rows) for place in places}
@@ -243,18 +182,18 @@ def _seeds(row: Row) -> str:
     return ", ".join("?" if entry.seed is None else str(entry.seed) for entry in row.entries)
 
 
-def _where(place: Place) -> str:
+def _where(place: Scope) -> str:
     found = " ".join(dict.fromkeys(part for part in (place.dataset, place.split, place.part) if part))
     return f"{found}, manifest {place.digest[:8]}" if place.digest else found
 
 
-def _common(place: Place, rows: Sequence[Row]) -> list[str]:
+def _common(place: Scope, rows: Sequence[Row]) -> list[str]:
     """Marks of every score in a column: they stand under it, not in each row."""
     found = [row.cells[place].marks for row in rows if place in row.cells]
     return [mark for mark in found[0] if mark != ONE_SEED and all(mark in marks for marks in found)]
 
 
-def _beside(row: Row, names: Mapping[Place, str], common: Mapping[Place, Sequence[str]]) -> str:
+def _beside(row: Row, names: Mapping[Scope, str], common: Mapping[Scope, Sequence[str]]) -> str:
     """The marks of a row that its columns do not have; one that holds for some of its sets alone names them."""
     of_mark: dict[str, list[str]] = {}
     for place, cell in row.cells.items():
@@ -264,7 +203,7 @@ def _beside(row: Row, names: Mapping[Place, str], common: Mapping[Place, Sequenc
     return "; ".join(mark if len(on) == len(row.cells) else f"{', '.join(on)}: {mark}" for mark, on in of_mark.items())
 
 
-def to_csv(places: Sequence[Place], rows: Sequence[Row], score: str) -> str:
+def to_csv(places: Sequence[Scope], rows: Sequence[Row], score: str) -> str:
     """A line a model and set, with figures as they are: for a spreadsheet or a script."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

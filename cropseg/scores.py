@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
 
@@ -30,6 +30,9 @@ MEANS: Final[Mapping[str, tuple[str, str]]] = {
     "mean_class_accuracy": ("class acc.", "recall averaged over classes with at least one truth pixel"),
 }
 """The scores that tables show: key of :func:`cropseg.metrics.scores`, heading, and the rule for absent classes."""
+
+INTERNAL: Final = "internal"
+"""Key of the set that a model's own test part is; it stands first, and drops are measured from it."""
 
 SIMULATED_NOTE: Final = "simulated: measures the software, not crop mapping"
 """Stands beside every number measured on simulated pixels."""
@@ -152,6 +155,66 @@ class Evaluation:
         if result.protocol not in PROTOCOLS:
             raise InputError("an evaluation was stored under no protocol of ours", result.protocol, remedy)
         return result
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a score was counted on: only scores of one scope may stand side by side.
+
+    Sets of the same name with other patches, classes or protocols are other scopes.
+
+    Attributes:
+        key: Name of the set, with the augmentation.
+        dataset: Name of its dataset.
+        split: Split of it.
+        part: Part of that.
+        protocol: Which pixels count.
+        digest: SHA-256 of the dataset's manifest.
+        classes: Class names.
+    """
+
+    key: str
+    dataset: str
+    split: str
+    part: str
+    protocol: Protocol
+    digest: str
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, one: Evaluation, protocol: Protocol | None = None, key: str = "") -> Scope:
+        """What an evaluation was counted on, read under ``protocol``; None for the one that its set is meant for."""
+        where = (one.dataset, one.split, one.part)
+        return cls(key or one.key, *where, protocol or one.protocol, one.manifest_digest, one.classes)
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """What tables sort by: ``internal`` first, the rest by name."""
+        where = (self.dataset, self.split, self.part, self.protocol, self.digest, self.classes)
+        return (self.key != INTERNAL, self.key, *where)
+
+
+def titles(scopes: Sequence[Scope]) -> list[str]:
+    """What tables call each: the set, and what tells it from others of its name."""
+    found = []
+    for scope in scopes:
+        twins = [one for one in scopes if one.key == scope.key]
+        told = []
+        if len({one.dataset for one in twins}) > 1:
+            told.append(scope.dataset)
+        for what in ("split", "part"):
+            if len({getattr(one, what) for one in twins}) > 1:
+                told.append(f"{what} {getattr(scope, what)}" if getattr(scope, what) else f"no {what}")
+        if len({one.protocol for one in twins}) > 1:
+            told.append(PROTOCOLS[scope.protocol])
+        if len({one.classes for one in twins}) > 1:
+            own = [name for name in scope.classes if any(name not in one.classes for one in twins)]
+            told.append(f"{len(scope.classes)} classes" + (f" with {', '.join(own)}" if own else ""))
+        alike = [one for one in twins if (one.dataset, one.split, one.part) == (scope.dataset, scope.split, scope.part)]
+        if len({one.digest for one in alike}) > 1:
+            told.append(scope.digest[:8] or "unknown")
+        found.append(f"{scope.key} ({', '.join(told)})" if told else scope.key)
+    return found
 
 
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {

@@ -10,7 +10,7 @@ from typing import Protocol as Shape
 import numpy as np
 
 from cropseg.runs import Run, seed_groups
-from cropseg.scores import MEANS, PROTOCOLS, Evaluation, Protocol, format_score
+from cropseg.scores import MEANS, PROTOCOLS, Evaluation, Protocol, Scope, format_score, titles
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class SeedScores:
         model: What tables call it.
         seeds: Seeds of the runs, as they were given; None where a run's config tells none.
         evaluations: One a seed, all of the same patches.
+        runs: One a seed.
     """
 
     model: str
     seeds: tuple[int | None, ...]
     evaluations: tuple[Evaluation, ...]
+    runs: tuple[Run, ...] = ()
 
     @property
     def n(self) -> str:
@@ -82,23 +84,57 @@ def group_labels(groups: Sequence[Sequence[Named]]) -> list[str]:
     return [f"{model} ({', '.join(run.name for run in group)})" for group, model in zip(groups, models, strict=True)]
 
 
-def over_seeds(runs: Sequence[Run], key: str) -> list[SeedScores]:
-    """The models that were scored on the set ``key``, each over its seeds; a model with one seed is among them.
+def sets_of(runs: Sequence[Run], keys: Sequence[str] | None = None) -> dict[Scope, str]:
+    """What the runs were scored on, and what tables call it.
+
+    Args:
+        runs: The runs.
+        keys: Names of the sets, in the order to show; None for all, ``internal`` first.
+
+    Returns:
+        Names of tables by scope: sets of one name with other patches are told apart.
+    """
+    every = {scope_of(run, key) for run in runs for key in run.evaluations}
+    found = sorted((one for one in every if one is not None), key=lambda one: one.order)
+    named = dict(zip(found, titles(found), strict=True))
+    if keys is None:
+        return named
+    return {one: name for key in keys for one, name in named.items() if one.key == key}
+
+
+def scope_of(run: Run, key: str) -> Scope | None:
+    """What a run was scored on under the name ``key``; None where it was not."""
+    return Scope.of(run.evaluations[key], key=key) if key in run.evaluations else None
+
+
+def scored_on(runs: Sequence[Run], on: Scope) -> list[tuple[Run, Evaluation]]:
+    """The runs that were scored on these very patches."""
+    return [(run, run.evaluations[on.key]) for run in runs if scope_of(run, on.key) == on]
+
+
+def over_seeds(runs: Sequence[Run], on: Scope | str) -> list[SeedScores]:
+    """The models that were scored on a set, each over its seeds; a model with one seed is among them.
 
     Evaluations of other patches than those of a group's first evaluated run are not averaged with it: they stand alone.
+
+    Args:
+        runs: The runs.
+        on: What was scored; a name stands for every set of that name.
     """
+    key = on if isinstance(on, str) else on.key
     groups = seed_groups(runs)
     found = []
     for group, label in zip(groups, group_labels(groups), strict=True):
-        alike: dict[tuple[str, str, str], list[Run]] = {}
+        alike: dict[Scope, list[Run]] = {}
         for run in group:
-            if key in run.evaluations:
-                one = run.evaluations[key]
-                alike.setdefault((one.manifest_digest, one.split, one.part), []).append(run)
-        for same in alike.values():
+            if (scope := scope_of(run, key)) is not None:
+                alike.setdefault(scope, []).append(run)
+        for scope, same in alike.items():
+            if on not in (key, scope):
+                continue
             scored = tuple(run.evaluations[key] for run in same)
             named = label if len(alike) == 1 else f"{label} ({', '.join(run.name for run in same)})"
-            found.append(SeedScores(named, tuple(run.seed for run in same), scored))
+            found.append(SeedScores(named, tuple(run.seed for run in same), scored, tuple(same)))
     return found
 
 
@@ -106,23 +142,22 @@ SEED_COLUMNS = ("evaluation set", "protocol", "model", "seeds", *(title for titl
 """Columns of :func:`seed_rows`."""
 
 
-def seed_rows(runs: Sequence[Run], keys: Sequence[str], *, brief: bool = False) -> list[tuple[str, ...]]:
+def seed_rows(runs: Sequence[Run], keys: Sequence[str] | None, *, brief: bool = False) -> list[tuple[str, ...]]:
     """Rows of the table over seeds: set × protocol × model; empty if no model has two seeds on any set.
 
     The protocol that a set is meant for stands first. ``brief`` notes are a word or two, for a narrow terminal.
     """
     rows = []
     several = False
-    for key in keys:
-        scored = over_seeds(runs, key)
+    for on, title in sets_of(runs, keys).items():
+        scored = over_seeds(runs, on)
         several |= any(len(one.seeds) > 1 for one in scored)
-        meant = next((one.evaluations[0].protocol for one in scored), "all")
-        for protocol in sorted(PROTOCOLS, key=lambda name: name != meant):
+        for protocol in sorted(PROTOCOLS, key=lambda name: name != on.protocol):
             for one in scored:
                 means = (str(one.score(name, protocol)) for name in MEANS)
                 note = "; ".join(
                     dict.fromkeys(mark if brief else text for e in one.evaluations for mark, text in e.marks)
                 )
                 seeds = ", ".join("?" if seed is None else str(seed) for seed in one.seeds)
-                rows.append((key, PROTOCOLS[protocol], one.model, f"{len(one.seeds)} ({seeds})", *means, note))
+                rows.append((title, PROTOCOLS[protocol], one.model, f"{len(one.seeds)} ({seeds})", *means, note))
     return rows if several else []

@@ -55,7 +55,7 @@ def maps(galleries: Sequence[Gallery], seeds: bool) -> Section:
     blocks: list[Block] = [Words(text), Legend(scale=True)]
     numbered: set[int] = set()
     for gallery in galleries:
-        number = SETS.get(gallery.name.split("+")[0])
+        number = SETS.get(gallery.key.split("+")[0])
         anchor = "" if number is None or number in numbered or gallery.reason else f"figure-{number}"
         heading = gallery.name if number is None else f"Figure {number}. Patches of {gallery.name}"
         blocks.append(Heading(heading, anchor))

@@ -11,7 +11,7 @@ from cropseg.report import tables
 from cropseg.report.tables import Column, Table
 from cropseg.runs import Run
 from cropseg.scores import SIMULATED_NOTE
-from cropseg.seeds import SeedScores, over_seeds
+from cropseg.seeds import SeedScores, over_seeds, sets_of
 
 SPLITS: Final = {
     "location": "Split location: training, validation and test patches lie on different ground",
@@ -126,9 +126,9 @@ def started(run: Run) -> str:
 def table(runs: Sequence[Run]) -> Table | None:
     """Each model on each set: on what ground it stands, over how many seeds, and what may be said of it."""
     rows: list[tuple[str, ...]] = []
-    for name in tables.set_names(runs):
-        for one in over_seeds(runs, name):
-            scored = [run for run in runs if any(run.evaluations.get(name) is each for each in one.evaluations)]
+    for on, name in sets_of(runs).items():
+        for one in over_seeds(runs, on):
+            scored = one.runs
             first = one.evaluations[0]
             seeds = ", ".join("?" if seed is None else str(seed) for seed in one.seeds)
             split = f"split {first.split}, part {first.part}"
@@ -141,7 +141,7 @@ def table(runs: Sequence[Run]) -> Table | None:
                     f"{len(one.seeds)} ({seeds})",
                     f"{first.dataset}: {split}",
                     _shared(one),
-                    "; ".join([may_claim(one), *_few_places(scored[0], name)]),
+                    "; ".join([may_claim(one), *_few_places(scored[0], on.key)]),
                     "; ".join(dict.fromkeys(labels(run) for run in scored)),
                     "; ".join(dict.fromkeys(started(run) for run in scored)),
                 )

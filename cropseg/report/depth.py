@@ -11,15 +11,15 @@ from typing import Final, get_args
 
 from cropseg import evidence, metrics
 from cropseg.breakdowns import By, Group, boundary_bands, groups, parcel_sizes
-from cropseg.evidence import NOT_STORED, Drop, Scored, ends, scored, set_keys, signed
+from cropseg.evidence import NOT_STORED, Drop, Scored, ends, scored, signed
 from cropseg.intervals import FITTED_ONLY, LEAST_SEEDS, Intervals
 from cropseg.metrics import Protocol
 from cropseg.overlaps import RULE
 from cropseg.redraw import LEAST_PLACES
-from cropseg.report.tables import Column, Table
+from cropseg.report.tables import Column, Table, caveats
 from cropseg.runs import Run
-from cropseg.scores import MEANS, PROTOCOLS
-from cropseg.seeds import Spread
+from cropseg.scores import INTERNAL, MEANS, PROTOCOLS, Scope
+from cropseg.seeds import Spread, sets_of
 
 MOST_ROWS: Final = 20
 """Longer breakdowns show half as many of the lowest and of the highest."""
@@ -42,23 +42,21 @@ BROKEN_DOWN: Final = ("miou_present", "pixel_accuracy")
 
 def intervals(runs: Sequence[Run]) -> list[Table]:
     """All means of every model and set with their intervals, and the IoU of every class on each set."""
-    keys = set_keys(runs)
     note = (
         "Score [lower, upper end of its 95 % interval]. Whole places are drawn with replacement, 2000 times, with all "
         f"their dates and windows; to this the scatter of the seeds is added for models with {LEAST_SEEDS} or more; "
         f"others stand for the fitted model alone. Below {LEAST_PLACES} places there is no interval."
     )
     texts = ("evaluation set", "protocol", "model", "seeds", "drawn over", "note")
-    rows = evidence.interval_rows(runs, keys)
+    rows = evidence.interval_rows(runs, None)
     means = Table("Scores with intervals over places", _columns(evidence.INTERVAL_COLUMNS, texts), tuple(rows), note)
     return [
         means if rows else _missing(means.title, NOT_EVALUATED),
-        *(_classes(runs, key) for key in keys),
+        *(_classes(title, scored(runs, on)) for on, title in sets_of(runs).items()),
     ]
 
 
-def _classes(runs: Sequence[Run], key: str) -> Table:
-    models = scored(runs, key)
+def _classes(title: str, models: Sequence[Scored]) -> Table:
     first = models[0]
     found = [evidence.intervals_of(one, first.protocol) for one in models]
     rows = []
@@ -71,15 +69,15 @@ def _classes(runs: Sequence[Run], key: str) -> Table:
         ]
         rows.append((first.first.classes[i], *cells))
     told = (f"{one.model}: {reason}." for one, reason in zip(models, found, strict=True) if isinstance(reason, str))
-    note = f"{_meant(first)} A class on fewer than {LEAST_PLACES} places has no interval: their number is in brackets."
+    note = f"{_meant(models)} A class on fewer than {LEAST_PLACES} places has no interval: their number is in brackets."
     columns = (Column("class", text=True), *(Column(_named(one)) for one in models))
-    return Table(f"IoU of the classes with intervals, {key}", columns, tuple(rows), " ".join([note, *told]))
+    return Table(f"IoU of the classes with intervals, {title}", columns, tuple(rows), " ".join([note, *told]))
 
 
 def comparisons(runs: Sequence[Run]) -> list[Table]:
     """Every two models on the same places, corrected for the number of comparisons."""
     title = "Models compared on the same places"
-    rows, reasons = evidence.comparison_rows(runs, set_keys(runs))
+    rows, reasons = evidence.comparison_rows(runs, None)
     told = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
     if not rows:
         return [_missing(title, " ".join(told) or "No two models were scored on the same patches.")]
@@ -95,15 +93,18 @@ def comparisons(runs: Sequence[Run]) -> list[Table]:
 
 def drops(runs: Sequence[Run]) -> list[Table]:
     """How much each model loses from the internal set to each other one, in the means and class by class."""
-    keys = [key for key in set_keys(runs) if key.partition("+")[0] != evidence.INTERNAL]
-    found = [(key, of_key) for key in keys if (of_key := evidence.drops(runs, key))]
+    names = sets_of(runs)
+    found: dict[tuple[Scope, Scope], list[Drop]] = {}
+    for on in names:
+        for one in evidence.drops(runs, on) if on.key.partition("+")[0] != INTERNAL else []:
+            found.setdefault((one.inner.on, on), []).append(one)
     if not found:
         return [_missing("Drop from internal", "No model was scored on internal and on another set.")]
-    return [_drop_table(key, of_key) for key, of_key in found]
+    return [_drop_table(names[home], names[away], alike) for (home, away), alike in found.items()]
 
 
-def _drop_table(key: str, found: Sequence[Drop]) -> Table:
-    title = f"Drop from internal to {key}"
+def _drop_table(home: str, away: str, found: Sequence[Drop]) -> Table:
+    title = f"Drop from {home} to {away}"
     reasons = [f"{one.model}: {one.found}." for one in found if isinstance(one.found, str)]
     known = [(one, one.found) for one in found if not isinstance(one.found, str)]
     if not known:
@@ -115,7 +116,7 @@ def _drop_table(key: str, found: Sequence[Drop]) -> Table:
         cells = (signed(of.iou[i]) if of.iou[i].clusters else "not on both" for _, of in known)
         rows.append((first.outer.first.classes[i], *cells))
     note = (
-        f"{PROTOCOLS[first.protocol].capitalize()} on both sets: score on internal minus score on {key}, with its 95 % "
+        f"{PROTOCOLS[first.protocol].capitalize()} on both sets: score on {home} minus score on {away}, with its 95 % "
         "interval; above 0 is a loss. The places of each set are drawn by themselves. "
         "All means but the first average other classes where a class is on one set alone. Classes: IoU."
     )
@@ -126,12 +127,11 @@ def _drop_table(key: str, found: Sequence[Drop]) -> Table:
 def breakdowns(runs: Sequence[Run]) -> list[Table]:
     """Scores by country, subset, product, month, year, cloud share and place of each set."""
     found = []
-    for key in set_keys(runs):
-        models = [one for one in scored(runs, key) if one.details]
-        if not models:
-            found.append(_missing(f"Parts of {key}", f"{NOT_STORED[0].upper()}{NOT_STORED[1:]}."))
+    for on, title in sets_of(runs).items():
+        alike = [one for one in scored(runs, on) if one.details]
+        if not alike:
+            found.append(_missing(f"Parts of {title}", f"{NOT_STORED[0].upper()}{NOT_STORED[1:]}."))
             continue
-        alike = [one for one in models if one.on(models[0])]
         same = []
         for by in get_args(By):
             parts = [[groups(details, by) for details in one.details] for one in alike]
@@ -143,7 +143,7 @@ def breakdowns(runs: Sequence[Run]) -> list[Table]:
                 same.append(f"{HEADS[by]}: {parts[0][0][0].name}")
             else:
                 count = _patch_counts if by == "place" else _place_counts
-                found.append(_parts(f"{key} by {HEADS[by]}", HEADS[by], alike, parts, count))
+                found.append(_parts(f"{title} by {HEADS[by]}", HEADS[by], alike, parts, count))
         if same and len(same) < len(get_args(By)):
             last = found[-1]
             note = f"{last.note} The same in all patches: {'; '.join(same)}."
@@ -167,13 +167,13 @@ def boundary(runs: Sequence[Run]) -> list[Table]:
 
 def parcels(runs: Sequence[Run]) -> list[Table]:
     """Parcels by the majority of their pixels, and pixels by the size of their parcel, on each set."""
-    found = [_majority(key, scored(runs, key)) for key in set_keys(runs)]
+    found = [_majority(title, scored(runs, on)) for on, title in sets_of(runs).items()]
     sizes = _bands(runs, "parcel size", "parcels", parcel_sizes, lambda one: "A parcel counts once for each image.")
     return [*found, *sizes]
 
 
-def _majority(key: str, models: Sequence[Scored]) -> Table:
-    title = f"Parcels of {key} by majority"
+def _majority(name: str, models: Sequence[Scored]) -> Table:
+    title = f"Parcels of {name} by majority"
     rows = []
     reasons = []
     for one in models:
@@ -191,7 +191,7 @@ def _majority(key: str, models: Sequence[Scored]) -> Table:
     names = (MEANS["miou_present"][0], "accuracy")
     heads = [f"{name}, {what}" for name in names for what in ("parcels", "pixels")]
     note = (
-        f"{_meant(models[0])} A parcel has the class that most of its mapped pixels have; it counts once for each "
+        f"{_meant(models)} A parcel has the class that most of its mapped pixels have; it counts once for each "
         "image, whatever its size."
     )
     return Table(title, _columns(("model", "seeds", "parcels", *heads), ("model", "seeds")), tuple(rows), note)
@@ -200,16 +200,16 @@ def _majority(key: str, models: Sequence[Scored]) -> Table:
 def calibration(runs: Sequence[Run]) -> list[Table]:
     """What the models' confidence is worth, as it is and mended on the validation part, on each set."""
     found = []
-    for key in set_keys(runs):
-        models = scored(runs, key)
+    for on, name in sets_of(runs).items():
+        models = scored(runs, on)
         rows, reasons = evidence.confidence_rows(models)
-        title = f"Confidence on {key}"
+        title = f"Confidence on {name}"
         told = [f"{reason}." for reason in reasons]
         if not rows:
             found.append(_missing(title, " ".join(told) or NOT_EVALUATED))
             continue
         note = (
-            f"{_meant(models[0])} ECE: distance between confidence and share of correct pixels, mean over 15 bins "
+            f"{_meant(models)} ECE: distance between confidence and share of correct pixels, mean over 15 bins "
             "weighted by pixels. Mended: by isotonic regression on the validation part alone. The surest pixels are "
             "those of highest confidence."
         )
@@ -227,25 +227,24 @@ def _bands(
 ) -> list[Table]:
     """One table a set of groups that are no patches."""
     found = []
-    for key in set_keys(runs):
-        models = scored(runs, key)
+    for on, name in sets_of(runs).items():
+        models = scored(runs, on)
         having = [one for one in models if one.details and read(one.details[0])]
-        title = f"{key} by {what}"
+        title = f"{name} by {what}"
         if not having:
             reasons = dict.fromkeys(f"{one.model}: {one.why(part)}." for one in models)
             found.append(_missing(title, " ".join(reasons)))
             continue
-        alike = [one for one in having if one.on(having[0])]
-        parts = [[read(details) for details in one.details] for one in alike]
+        parts = [[read(details) for details in one.details] for one in having]
         count = _parcel_counts if part == "parcels" else _pixel_counts
-        found.append(_parts(title, what, alike, parts, count, note(alike[0])))
+        found.append(_parts(title, what, having, parts, count, note(having[0])))
     return found
 
 
 def once(runs: Sequence[Run]) -> list[Table]:
     """Where windows overlap: scores with every window counted, as the paper does, and with each ground pixel once."""
     title = "Overlapping windows"
-    rows = evidence.once_rows(runs, set_keys(runs))
+    rows = evidence.once_rows(runs, None)
     if not rows:
         return [_missing(title, "No windows of one image overlap, so every pixel is counted once.")]
     columns = _columns(evidence.ONCE_COLUMNS, ("evaluation set", "protocol", "model", "counted"))
@@ -291,7 +290,7 @@ def _parts(
         numbers = [f"{number:,}" for number in counts(group, protocol).values()]
         cells = [str(Spread.of([one[name] for one in of_model])) for of_model in found for name in BROKEN_DOWN]
         rows.append((Spread.of([one["pixel_accuracy"] for one in found[0]]).mean, (group.name, *numbers, *cells)))
-    told = [_meant(models[0]), *([note] if note else []), "The mean IoU of a part averages the classes in it."]
+    told = [_meant(models), *([note] if note else []), "The mean IoU of a part averages the classes in it."]
     if len(rows) > MOST_ROWS:
         told.append(
             f"The {MOST_ROWS // 2} lowest and the {MOST_ROWS // 2} highest of {len(rows)}, by the pixel accuracy of "
@@ -308,10 +307,10 @@ def _named(one: Scored) -> str:
     return f"{one.model}, {'one seed' if len(one.runs) == 1 else f'{len(one.runs)} seeds'}"
 
 
-def _meant(one: Scored) -> str:
+def _meant(models: Sequence[Scored]) -> str:
     """Protocol and caveats of a set."""
-    texts = [PROTOCOLS[one.protocol], *(text for _, text in one.first.marks)]
-    return f"{'; '.join(texts).capitalize()}."
+    text = "; ".join([PROTOCOLS[models[0].protocol], *caveats(models)])
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _missing(title: str, reason: str) -> Table:

@@ -20,8 +20,9 @@ from cropseg.pictures import choose_patches
 from cropseg.predictor import classify
 from cropseg.report import figures
 from cropseg.report.content import Figure, Picture
-from cropseg.runs import Run, label, seed_groups
-from cropseg.scores import PROTOCOLS, Evaluation
+from cropseg.runs import Run, label
+from cropseg.scores import PROTOCOLS, Evaluation, Scope
+from cropseg.seeds import over_seeds, scored_on, sets_of
 from cropseg.tta import augmented
 
 EXTREMES: Final = ("best", "median", "worst")
@@ -48,9 +49,20 @@ class Patch:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The panels of one evaluation set; a reason where there are none, or where the best and worst cannot be told."""
+    """The panels of one evaluation set; a reason where there are none, or where the best and worst cannot be told.
+
+    Attributes:
+        name: What the page calls the set.
+        key: The set, with the augmentation.
+        chosen: Patches chosen by their labels.
+        ranked: The best, the median and the worst.
+        ranking: What these were ranked by.
+        reason: Why there are no panels.
+        unranked: Why there is no best, median and worst.
+    """
 
     name: str
+    key: str
     chosen: tuple[Figure, ...] = ()
     ranked: tuple[Figure, ...] = ()
     ranking: str = ""
@@ -58,7 +70,7 @@ class Gallery:
     unranked: str = ""
 
 
-def galleries(runs: Sequence[Run], names: Sequence[str], count: int) -> list[Gallery]:
+def galleries(runs: Sequence[Run], names: Sequence[str] | None, count: int) -> list[Gallery]:
     """Draw patches of each set with the first seed of each model.
 
     Each model is loaded once, asked about every patch, and let go of before the next; one that the caller had loaded
@@ -66,45 +78,42 @@ def galleries(runs: Sequence[Run], names: Sequence[str], count: int) -> list[Gal
 
     Args:
         runs: The runs.
-        names: Keys of the evaluation sets.
+        names: Keys of the evaluation sets; None for all. Those of one name and other patches have a gallery each.
         count: Patches of each set that are chosen by their labels; best, median and worst come on top.
     """
-    shown = [group[0] for group in seed_groups(runs)]
-    patches: dict[str, list[Patch]] = {}
-    reasons: dict[str, str] = {}
-    rankings: dict[str, tuple[str, str]] = {}
-    for name in names:
+    sets = sets_of(runs, names)
+    asked = {on: [one.runs[0] for one in over_seeds(runs, on)] for on in sets}
+    shown = [run for run in runs if any(run is one for of_set in asked.values() for one in of_set)]
+    patches: dict[Scope, list[Patch]] = {}
+    reasons: dict[Scope, str] = {}
+    rankings: dict[Scope, tuple[str, str]] = {}
+    for on in sets:
         try:
-            dataset, rows = _open(next(run.evaluations[name] for run in shown_on(runs, name)))
+            dataset, rows = _open(asked[on][0].evaluations[on.key])
         except CropsegError as error:
-            reasons[name] = str(error)
+            reasons[on] = str(error)
             continue
-        patches[name] = [Patch(dataset, row) for row in choose_patches(dataset, rows, count)]
-        ranked, by, why_not = _ranked(runs, name, dataset, rows)
-        patches[name] += ranked
-        rankings[name] = (by, why_not)
+        patches[on] = [Patch(dataset, row) for row in choose_patches(dataset, rows, count)]
+        ranked, by, why_not = _ranked(runs, on, dataset, rows)
+        patches[on] += ranked
+        rankings[on] = (by, why_not)
     for run in track(shown, "drawing panels"):
-        wanted = {name: patches[name] for name in patches if name in run.evaluations}
+        wanted = {on: patches[on] for on in patches if any(run is one for one in asked[on])}
         try:
             _ask(run, label(run, shown), wanted)
         except CropsegError as error:
             reasons |= dict.fromkeys(wanted, str(error))
     found = []
-    for name in names:
-        if name in reasons:
-            found.append(Gallery(name, reason=reasons[name]))
+    for on, name in sets.items():
+        if on in reasons:
+            found.append(Gallery(name, on.key, reason=reasons[on]))
             continue
-        drawn = [(one.role, _figure(one)) for one in patches[name]]
+        drawn = [(one.role, _figure(one)) for one in patches[on]]
         chosen = tuple(figure for role, figure in drawn if not role)
         extreme = tuple(figure for role, figure in drawn if role)
-        ranking, unranked = rankings[name]
-        found.append(Gallery(name, chosen, extreme, ranking, unranked=unranked))
+        ranking, unranked = rankings[on]
+        found.append(Gallery(name, on.key, chosen, extreme, ranking, unranked=unranked))
     return found
-
-
-def shown_on(runs: Sequence[Run], name: str) -> list[Run]:
-    """The runs that were evaluated on a set."""
-    return [run for run in runs if name in run.evaluations]
 
 
 def _open(evaluation: Evaluation) -> tuple[Dataset, list[int]]:
@@ -114,18 +123,17 @@ def _open(evaluation: Evaluation) -> tuple[Dataset, list[int]]:
     return dataset, [int(row) for row in dataset.parts(evaluation.split)[evaluation.part]]  # type: ignore[index]
 
 
-def _ranked(runs: Sequence[Run], name: str, dataset: Dataset, rows: Sequence[int]) -> tuple[list[Patch], str, str]:
+def _ranked(runs: Sequence[Run], on: Scope, dataset: Dataset, rows: Sequence[int]) -> tuple[list[Patch], str, str]:
     """Best, median and worst patch, by what they were ranked, and why they cannot be told.
 
     The score of a patch is mIoU over the classes present in it, under the protocol of its set, averaged over every
     run that stored it. Patches without a counted pixel have none.
     """
-    scored = shown_on(runs, name)
-    protocol = scored[0].evaluations[name].protocol
+    protocol = on.protocol
     values: dict[str, list[float]] = {}
     told = 0
-    for run in scored:
-        detail = details.read(run.results, name)
+    for run, _ in scored_on(runs, on):
+        detail = run.details(on.key)
         if detail is None:
             continue
         told += 1
@@ -151,13 +159,13 @@ def _ranked(runs: Sequence[Run], name: str, dataset: Dataset, rows: Sequence[int
     return [Patch(dataset, row_of[one], role, score) for role, score, one in picked], by, ""
 
 
-def _ask(run: Run, name: str, wanted: dict[str, list[Patch]]) -> None:
+def _ask(run: Run, name: str, wanted: dict[Scope, list[Patch]]) -> None:
     """Predict every patch; the model is let go of where it was loaded for this."""
     loaded = "predictor" in run.__dict__
     try:
-        for key, patches in wanted.items():
-            predictor = augmented(run.predictor, run.evaluations[key].tta)
-            protocol = run.evaluations[key].protocol
+        for on, patches in wanted.items():
+            predictor = augmented(run.predictor, run.evaluations[on.key].tta)
+            protocol = on.protocol
             for patch in patches:
                 image, mask = patch.dataset.image(patch.row), patch.dataset.mask(patch.row)
                 labels, sure = classify(predictor, image[None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final
 
 from cropseg import metrics
@@ -28,7 +29,7 @@ from cropseg.report.paper_form import (
 )
 from cropseg.report.tables import set_names
 from cropseg.scores import PROTOCOLS, Evaluation, Protocol, format_score
-from cropseg.seeds import over_seeds
+from cropseg.seeds import over_seeds, scored_on, sets_of
 
 REBUILT: Final = "paper, rebuilt"
 """Rows of scores that were computed from a confusion matrix built out of the paper's own class figures."""
@@ -44,13 +45,25 @@ class Scored:
 
     Attributes:
         model: The model.
-        title: What the table calls it, with its seeds and what of it was simulated.
+        where: What tables call the set.
+        apart: The same behind a comma where another set of its name has other patches; empty where none has.
         evaluations: One a seed, all of the same patches.
     """
 
     model: Model
-    title: str
+    where: str
+    apart: str
     evaluations: tuple[Evaluation, ...]
+
+    @property
+    def name(self) -> str:
+        """The model with its seeds and what of it was simulated."""
+        return scored_title(self.model.label, self.evaluations)
+
+    @property
+    def title(self) -> str:
+        """The same, and on what it was scored where that must be told."""
+        return f"{self.name}{self.apart}"
 
     def results(self, protocol: Protocol) -> list[dict[str, Any]]:
         """All scores, of each seed."""
@@ -67,19 +80,27 @@ class Scored:
 
 
 def _scored(shown: Shown, key: str) -> tuple[list[Scored], list[Model]]:
-    """The models evaluated on ``key``, and those that were not.
+    """The models evaluated on ``key``, those of the same patches together, and those that were not evaluated on it.
 
-    Seeds that saw other patches, since the dataset was made again between them, are told apart.
+    Models, and seeds of one, that saw other patches under that name are told apart.
     """
-    found, left = [], []
-    for model in shown.models:
-        alike = over_seeds(model.runs, key)
-        for number, one in enumerate(alike, 1):
-            label = model.label if len(alike) == 1 else f"{model.label}, dataset {number} of {len(alike)}"
-            found.append(Scored(model, scored_title(label, one.evaluations), one.evaluations))
-        if not alike:
-            left.append(model)
-    return found, left
+    found = []
+    names = sets_of(shown.runs, [key])
+    for on, where in names.items():
+        apart = f", on {where}" if len(names) > 1 else ""
+        for model in shown.models:
+            found += [Scored(model, where, apart, one.evaluations) for one in over_seeds(model.runs, on)]
+    return found, [model for model in shown.models if not any(key in run.evaluations for run in model.runs)]
+
+
+def _apart(shown: Shown, keys: Sequence[str]) -> str:
+    """That some models of a table were scored on other patches than others; empty where none were."""
+    told = []
+    for key in dict.fromkeys(keys):
+        names = list(sets_of(shown.runs, [key]).values())
+        if len(names) > 1:
+            told.append(f"{', '.join(names[:-1])} and {names[-1]} are not the same patches")
+    return f"{'; '.join(told)}: scores on one cannot be compared with those on another" if told else ""
 
 
 def _names(models: Sequence[Model]) -> str:
@@ -92,7 +113,10 @@ def _notes(shown: Shown, key: str) -> str:
 
 
 def _caveats(shown: Shown, keys: Sequence[str]) -> str:
-    return caveats({key: [one for found in _scored(shown, key)[0] for one in found.evaluations] for key in keys})
+    of_set: dict[str, list[Evaluation]] = {}
+    for one in (one for key in keys for one in _scored(shown, key)[0]):
+        of_set.setdefault(one.where, []).extend(one.evaluations)
+    return caveats(of_set)
 
 
 def sets(shown: Shown) -> PaperTable:
@@ -102,13 +126,16 @@ def sets(shown: Shown) -> PaperTable:
     rows = []
     names = [*SETS, *(name for name in set_names(shown.runs) if name not in SETS)]
     for name in names:
-        found = [run.evaluations[name] for run in shown.runs if name in run.evaluations]
         _, category, *_ = ("", *paper.TABLE_9.row(name))
-        printed = paper.TABLE_9.row(name)[-1]
-        ours = " or ".join(dict.fromkeys(f"{one.patches:,}" for one in found)) or NOT_EVALUATED
-        remark = "; ".join(dict.fromkeys(text for one in found for text in (one.note, *one.caveats) if text))
-        where = " or ".join(dict.fromkeys(one.dataset for one in found)) or ABSENT
-        rows.append((name, category if category != ABSENT else "not in the paper", printed, ours, where, remark))
+        first = (category if category != ABSENT else "not in the paper", paper.TABLE_9.row(name)[-1])
+        of_name = sets_of(shown.runs, [name])
+        for on, title in of_name.items():
+            found = [one for _, one in scored_on(shown.runs, on)]
+            ours = " or ".join(dict.fromkeys(f"{one.patches:,}" for one in found))
+            remark = "; ".join(dict.fromkeys(text for one in found for text in (one.note, *one.caveats) if text))
+            rows.append((title, *first, ours, on.dataset, remark))
+        if not of_name:
+            rows.append((name, *first, NOT_EVALUATED, ABSENT, ""))
     split = "The paper's training, validation and test part hold 53,888, 6,797 and 6,652 patches, split patch by patch"
     return made(paper.TABLE_9, columns, rows, split, evaluate_commands(shown, list(SETS)))
 
@@ -145,9 +172,9 @@ def internal(shown: Shown) -> PaperTable:
         columns += numbers(_names(left))
         for row in rows.values():
             row.append(NOT_EVALUATED)
-    if found:
-        support = found[0].results("all")[0]
-        columns += numbers("ours: support")
+    supports = {one.where: one.results("all")[0] for one in reversed(found)}  # of the first model on each set
+    for where, support in reversed(supports.items()):
+        columns += numbers("ours: support" if len(supports) == 1 else f"ours: support, {where}")
         for i, name in enumerate(classes):
             rows[name].append(f"{support['support'][i]:,}")
         rows[MEAN].append(f"{support['pixels']:,}")
@@ -156,7 +183,7 @@ def internal(shown: Shown) -> PaperTable:
     if not shown.comparable:
         rows = {name: row for name, row in rows.items() if name not in (MEAN_PRINTED, ACCURACY_PRINTED)}
         rows[MEAN][0], rows[ACCURACY][0] = "mean, and sum of support", "pixel accuracy"
-    notes += [_caveats(shown, ["internal"]), not_evaluated(shown, ["internal"])]
+    notes += [_apart(shown, ["internal"]), _caveats(shown, ["internal"]), not_evaluated(shown, ["internal"])]
     return made(paper.TABLE_10, columns, rows.values(), *notes)
 
 
@@ -205,7 +232,7 @@ def models(shown: Shown) -> PaperTable:
             notes.append(f"No run of the kind of {option} is shown. To make one: python train.py model={option}")
     if shown.comparable:
         notes.append(_on_the_forest())
-    notes += [_caveats(shown, ["internal"]), not_evaluated(shown, ["internal"])]
+    notes += [_apart(shown, ["internal"]), _caveats(shown, ["internal"]), not_evaluated(shown, ["internal"])]
     return made(paper.TABLE_11, columns, rows, *notes)
 
 
@@ -249,7 +276,7 @@ def regions(shown: Shown) -> PaperTable:
     notes = [shown.why_not, QUOTED if shown.comparable else ""]
     if others:
         notes.append(f"Not in the paper, shown in the same form: {', '.join(others)}")
-    notes += [_caveats(shown, (*belgian, *others)), not_evaluated(shown, belgian)]
+    notes += [_apart(shown, (*belgian, *others)), _caveats(shown, (*belgian, *others)), not_evaluated(shown, belgian)]
     return made(paper.TABLE_12, columns, rows, *notes)
 
 
@@ -284,7 +311,8 @@ def cross(shown: Shown) -> PaperTable:
     notes += [f"{name} is not in the paper: {note}" for name, note in told.items()]
     if shown.comparable:
         notes.append("The row of all valid pixels of DACIA5 is quoted: the paper prints no class figures of it")
-    notes += [_caveats(shown, ["dacia5", "pastis", *told]), not_evaluated(shown, ["dacia5", "pastis"])]
+    keyed = ["dacia5", "pastis", *told]
+    notes += [_apart(shown, keyed), _caveats(shown, keyed), not_evaluated(shown, keyed[:2])]
     return made(paper.TABLE_13, columns, rows, *notes)
 
 
@@ -306,32 +334,37 @@ def cross_classes(shown: Shown) -> PaperTable:
     """Table 14: DACIA5 and PASTIS per class on labelled crop pixels, a row of the paper's and one of each model."""
     columns = [*words("class", FIGURES_OF), *numbers(*paper.TABLE_14.columns[1:])]
     rows: list[Sequence[str]] = []
-    results: dict[str, dict[str, tuple[str, list[dict[str, Any]]]]] = {"dacia5": {}, "pastis": {}}
-    for key, by_model in results.items():
-        for one in _scored(shown, key)[0]:
-            by_model.setdefault(one.model.label, (one.title, one.results("crop")))
-    both = [model for model in shown.models if any(model.label in one for one in results.values())]
+    scored = {key: _scored(shown, key)[0] for key in ("dacia5", "pastis")}
+    # A row a model: the set of both columns, or several rows where one of them was scored on other patches too.
+    lines = [
+        pair
+        for model in shown.models
+        for pair in zip_longest(*([one for one in found if one.model is model] for found in scored.values()))
+    ]
     for i, name in enumerate(shown.taxonomy.names):
         if i == 0:
             continue  # not counted in this protocol
         if shown.comparable:
             rows.append((name, PAPER, *paper.TABLE_14.row(name)))
-        for model in both:
-            found = [results[key].get(model.label, ("", [])) for key in ("dacia5", "pastis")]
-            first, second = (_class_cells(one, i) for _, one in found)
-            title = next(title for title, _ in found if title)
+        for pair in lines:
+            first, second = (_class_cells([] if one is None else one.results("crop"), i) for one in pair)
+            known = [one for one in pair if one is not None]
+            title = known[0].name + "".join(one.apart for one in known)
             rows.append((name, title, *first[:2], *second[:2], first[2], second[2]))
-    if left := [model for model in shown.models if model not in both]:
+    done = {one.model.label for found in scored.values() for one in found}
+    if left := [model for model in shown.models if model.label not in done]:
         rows.append(("every class", _names(left), *_no(4), ABSENT, ABSENT))
     notes = [shown.why_not]
     if shown.comparable:
         notes.append("The paper's table has no row for background, which this protocol leaves out, nor for oats")
-        notes += [_on_supports(key, next(iter(one.values()))[1][0]["support"]) for key, one in results.items() if one]
-    notes += [_caveats(shown, ["dacia5", "pastis"]), not_evaluated(shown, ["dacia5", "pastis"])]
+        for key, found in scored.items():
+            supports = {one.where: one.results("crop")[0]["support"] for one in reversed(found)}
+            notes += [_on_supports(key, where, support) for where, support in reversed(supports.items())]
+    notes += [_apart(shown, list(scored)), _caveats(shown, list(scored)), not_evaluated(shown, list(scored))]
     return made(paper.TABLE_14, columns, rows, f"Protocol: {PROTOCOLS['crop']}", *notes)
 
 
-def _on_supports(key: str, support: Sequence[int]) -> str:
+def _on_supports(key: str, where: str, support: Sequence[int]) -> str:
     """Whether our labels are the paper's, which supports tell without any prediction."""
     column = {"dacia5": 4, "pastis": 5}[key]
     printed = {name: paper.TABLE_14.row(name)[column] for name in paper.CLASSES[1:]}
@@ -340,7 +373,7 @@ def _on_supports(key: str, support: Sequence[int]) -> str:
     told = (
         f"other than the paper's for {', '.join(other)}: its labels, files or windows are" if other else "the paper's"
     )
-    return f"Supports depend on labels alone; those of {key} are {told}{' others' if other else ', pixel for pixel'}"
+    return f"Supports depend on labels alone; those of {where} are {told}{' others' if other else ', pixel for pixel'}"
 
 
 def _class_cells(results: Sequence[Mapping[str, Any]], i: int) -> tuple[str, str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from omegaconf import OmegaConf
 
+from cropseg import evidence
 from cropseg.core import storage
 from cropseg.core.errors import InputError
 from cropseg.core.manifest import open_dataset
@@ -32,8 +33,8 @@ from cropseg.report.content import (
 )
 from cropseg.report.tables import Column, Table
 from cropseg.runs import Run, label, seed_groups
-from cropseg.scores import MEANS, PROTOCOLS, format_score
-from cropseg.seeds import group_labels, over_seeds
+from cropseg.scores import INTERNAL, MEANS, PROTOCOLS, Protocol, Scope, format_score
+from cropseg.seeds import SeedScores, group_labels, over_seeds, scored_on, sets_of
 
 PRESENT = MEANS["miou_present"][0]
 
@@ -58,11 +59,12 @@ def groups(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 
 def summary(runs: Sequence[Run]) -> Section:
     """Each set at a glance, and what the numbers may be taken for."""
-    names = tables.set_names(runs)
+    names = sets_of(runs)
     blocks: list[Block] = []
     if names:
         blocks += [Words(READING), Bullets(tuple(_sentences(runs, names)))]
-        blocks.append(Bars(tuple(_glance(runs, name) for name in names), _glances(runs, names)))
+        bars = tuple(_glance(name, over_seeds(runs, on)) for on, name in names.items())
+        blocks.append(Bars(bars, _glances(runs, names)))
     else:
         blocks.append(Words("No run has been evaluated yet, so there are no scores to show."))
     blocks += [Heading("What these numbers may be taken for", "claims"), Bullets(tuple(claims.claims(runs)))]
@@ -71,50 +73,57 @@ def summary(runs: Sequence[Run]) -> Section:
     return Section("summary", "Summary", tuple(blocks))
 
 
-def _sentences(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+def _sentences(runs: Sequence[Run], names: Mapping[Scope, str]) -> list[str]:
     """The highest score on each set, in words, and how far it falls from the internal one."""
     found = []
-    for name in names:
-        shown = over_seeds(runs, name)
-        first = shown[0].evaluations[0]
+    for on, name in names.items():
         ranked = sorted(
-            ((one.score("miou_present", first.protocol), one.model) for one in shown),
+            ((one.score("miou_present", on.protocol), one.model) for one in over_seeds(runs, on)),
             key=lambda pair: (np.isnan(pair[0].mean), -pair[0].mean),
         )
         (best, model), rest = ranked[0], ranked[1:]
         if np.isnan(best.mean):
             continue
-        text = f"{name} ({PROTOCOLS[first.protocol]}): {model} scores {best.mean:.2f}"
+        where = f"{name} ({PROTOCOLS[on.protocol]})"
+        text = f"{where}: {model} scores {best.mean:.2f}"
         if rest:
             others = ", ".join(f"{who} {'n/a' if np.isnan(one.mean) else f'{one.mean:.2f}'}" for one, who in rest)
-            text = f"{name} ({PROTOCOLS[first.protocol]}): {model} scores highest with {best.mean:.2f}, then {others}"
-        home = [one for one in over_seeds(runs, "internal") if one.model == model] if name != "internal" else []
-        for at_home in home:
-            step = best.mean - at_home.score("miou_present", first.protocol).mean
-            way = "above" if step > 0 else "below"
-            text += f". {model} is {abs(step):.2f} {way} its own score on internal, counted in the same way"
+            text = f"{where}: {model} scores highest with {best.mean:.2f}, then {others}"
+        away = on.key.partition("+")[0] != INTERNAL
+        drop = next((one for one in evidence.drops(runs, on) if one.model == model), None) if away else None
+        if drop is not None and not np.isnan(drop.of("miou_present")):
+            text += f". {_against_home(drop, names[drop.inner.on], on.protocol)}"
         found.append(text + ".")
     return found
 
 
-def _glance(runs: Sequence[Run], name: str) -> Glance:
-    shown = over_seeds(runs, name)
+def _against_home(drop: evidence.Drop, home: str, protocol: Protocol) -> str:
+    """How a model's score compares with its own on the internal set, as far as two digits tell."""
+    lower = drop.of("miou_present")
+    size = f"{abs(lower):.2f}"
+    step = "equal to" if float(size) == 0 else f"{size} {'below' if lower > 0 else 'above'}"
+    seeds = "" if len(drop.inner.runs) == 1 else "the same seeds, "
+    counted = "counted in the same way" if drop.protocol == protocol else f"both over {PROTOCOLS[drop.protocol]}"
+    return f"{drop.model} is {step} its own score on {home}, {seeds}{counted}"
+
+
+def _glance(name: str, shown: Sequence[SeedScores]) -> Glance:
     first = shown[0].evaluations[0]
     bars = []
     for one in shown:
         spread = one.score("miou_present", first.protocol)
         numbers = [0.0 if np.isnan(value) else value for value in (spread.mean, spread.low, spread.high)]
         bars.append(Bar(one.model, one.n, numbers[0], str(spread), numbers[1], numbers[2]))
-    note = "; ".join([*([first.note] if first.note else []), *first.caveats])
+    note = "; ".join([*([first.note] if first.note else []), *tables.caveats(shown)])
     return Glance(name, note, f"{PRESENT}, {PROTOCOLS[first.protocol]}", tuple(bars))
 
 
-def _glances(runs: Sequence[Run], names: Sequence[str]) -> Table:
+def _glances(runs: Sequence[Run], names: Mapping[Scope, str]) -> Table:
     heads = ("evaluation set", "protocol", "model", "seeds", PRESENT, "remark")
     columns = tuple(Column(head, text=head != PRESENT) for head in heads)
     rows = []
-    for name in names:
-        for one in over_seeds(runs, name):
+    for on, name in names.items():
+        for one in over_seeds(runs, on):
             first = one.evaluations[0]
             score = str(one.score("miou_present", first.protocol))
             rows.append((name, PROTOCOLS[first.protocol], one.model, one.n, score, "; ".join(first.caveats)))
@@ -133,29 +142,28 @@ def scores(runs: Sequence[Run]) -> Section:
     seeds = tables.seeds(runs, brief=True)
     if seeds is not None:
         blocks.append(Grid(seeds, "seeds", style="seeds"))
-    names = tables.set_names(runs)
+    names = sets_of(runs)
     if names:
-        by_run = Grouped(tables.scores(runs), tuple(_group(runs, name) for name in names))
+        by_run = Grouped(tables.scores(runs), tuple(_group(runs, on, name) for on, name in names.items()))
         blocks.append(by_run if seeds is None else Fold("Run by run", (by_run,)))
     else:
         blocks.append(Words("Nothing evaluated."))
     return Section("scores", "Scores", tuple(blocks))
 
 
-def _group(runs: Sequence[Run], name: str) -> Group:
+def _group(runs: Sequence[Run], on: Scope, name: str) -> Group:
     alone = tables.single(runs)
-    scored = [run for run in runs if name in run.evaluations]
+    scored = scored_on(runs, on)
     rows = []
     for protocol, told in PROTOCOLS.items():
-        for run in scored:
-            one = run.evaluations[name]
+        for run, one in scored:
             marks = one.marks
             if str(run.path) in alone:
                 marks = (*marks, ("one seed", "one trained model, no range over seeds"))
             found = one.scores(protocol)
             cells = [(label(run, runs), marks), (told, ())]
             rows.append((*cells, *((format_score(found[key]), ()) for key in MEANS)))
-    shown = [run.evaluations[name] for run in scored]
+    shown = [one for _, one in scored]
     patches = " or ".join(sorted({f"{one.patches:,} patches" for one in shown}))
     caveats = dict.fromkeys(text for one in shown for text in (one.note, *one.caveats) if text)
     return Group(name, "; ".join((patches, *caveats)), tuple(rows))
@@ -163,23 +171,23 @@ def _group(runs: Sequence[Run], name: str) -> Group:
 
 def classes(runs: Sequence[Run]) -> Section:
     """IoU, accuracy and support of each class on each set."""
-    names = tables.set_names(runs)
+    names = sets_of(runs)
     if not names:
         return Section("classes", "Class by class", (Words("Nothing evaluated."),))
-    shown = (Grid(tables.classes(runs, name), by_class=True) for name in names)
+    shown = (Grid(tables.classes(runs, on, name), by_class=True) for on, name in names.items())
     return Section("classes", "Class by class", (Words(TOGGLES, quiet=True), Legend(), *shown))
 
 
 def confusion(runs: Sequence[Run]) -> Section:
     """One matrix for each model and set, the seeds of a model added up."""
     found: list[Block] = []
-    for name in tables.set_names(runs):
-        for one in over_seeds(runs, name):
+    for on, name in sets_of(runs).items():
+        for one in over_seeds(runs, on):
             first = one.evaluations[0]
             total = np.sum([evaluation.confusion for evaluation in one.evaluations], axis=0)
             added = [f"{one.n} added up"] if len(one.seeds) > 1 else []
             note = "; ".join([*added, *first.caveats])
-            number = "Figure 4. Confusion of " if name == "internal" else ""
+            number = "Figure 4. Confusion of " if on.key == INTERNAL else ""
             anchor = "figure-4" if number and not any(isinstance(b, Matrix) and b.anchor for b in found) else ""
             found.append(Matrix(f"{number}{one.model} on {name}", first.classes, total, note, anchor))
     if not found:

@@ -7,14 +7,14 @@ from typing import Final
 
 import numpy as np
 
-from cropseg import details
 from cropseg.calibration import Diagram, Reliability
+from cropseg.evidence import scored
 from cropseg.report import depth, figures
 from cropseg.report.content import Block, Figure, Fold, Grid, Heading, Legend, Missing, Picture, Section, Words
-from cropseg.report.tables import Table, set_names
-from cropseg.runs import Run, seed_groups
-from cropseg.scores import PROTOCOLS, Protocol
-from cropseg.seeds import group_labels
+from cropseg.report.tables import Table
+from cropseg.runs import Run
+from cropseg.scores import PROTOCOLS
+from cropseg.seeds import sets_of
 
 BINS: Final = 10
 """Of a reliability diagram."""
@@ -72,24 +72,19 @@ def _blocks(found: Sequence[Table], longest: int) -> list[Block]:
 
 def _reliability(runs: Sequence[Run]) -> list[Block]:
     """One reliability diagram a set, a line a model, its seeds added up; under the protocol that the set is for."""
-    groups = seed_groups(runs)
     pictures = []
-    for key in set_names(runs):
+    for on, title in sets_of(runs).items():
         diagrams: dict[str, Diagram] = {}
-        protocol: Protocol = "all"
-        for name, group in zip(group_labels(groups), groups, strict=True):
-            scored = [run for run in group if key in run.evaluations]
-            protocol = scored[0].evaluations[key].protocol if scored else protocol
-            stored = [details.read(run.results, key) for run in scored]
-            known = [one.reliability[protocol] for one in stored if one is not None and protocol in one.reliability]
+        for model in scored(runs, on):
+            known = [one.reliability[on.protocol] for one in model.details if on.protocol in one.reliability]
             if known:
                 parts = [np.sum([getattr(one, part) for one in known], axis=0) for part in _PARTS]
-                diagrams[name] = Reliability(*parts).diagram(BINS)
+                diagrams[model.model] = Reliability(*parts).diagram(BINS)
         if diagrams:
             told = "; ".join(f"{name}: {_worst(one)}" for name, one in diagrams.items())
-            alt = f"Reliability diagram on {key}. {told}"
+            alt = f"Reliability diagram on {title}. {told}"
             content = figures.reliability(diagrams)
-            pictures.append(Picture(f"{key}, {PROTOCOLS[protocol]}", alt, content))
+            pictures.append(Picture(f"{title}, {PROTOCOLS[on.protocol]}", alt, content))
     if not pictures:
         return []
     note = f"{BINS} bins of equal width; the larger a point, the more pixels it stands for. Seeds are added up."

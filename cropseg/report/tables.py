@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol as Shape
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -13,8 +14,8 @@ from omegaconf import OmegaConf
 from cropseg.core.manifest import PARTS, Dataset
 from cropseg.report import latex
 from cropseg.runs import Run, label, seed_groups
-from cropseg.scores import MEANS, PROTOCOLS, Evaluation, format_score
-from cropseg.seeds import SEED_COLUMNS, Spread, over_seeds, seed_rows
+from cropseg.scores import MEANS, PROTOCOLS, Evaluation, Scope, format_score
+from cropseg.seeds import SEED_COLUMNS, Spread, over_seeds, scored_on, seed_rows, sets_of
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,9 @@ def scores(runs: Sequence[Run]) -> Table:
     """Runs × evaluation sets × both protocols; the protocol that a set is meant for stands first."""
     rows = []
     alone = single(runs)
-    for name in set_names(runs):
+    for on, name in sets_of(runs).items():
         for protocol in ("all", "crop"):
-            for run in runs:
-                if name not in run.evaluations:
-                    continue
-                one = run.evaluations[name]
+            for run, one in scored_on(runs, on):
                 found = one.scores(protocol)
                 means = (format_score(found[key]) for key in MEANS)
                 remark = "; ".join([*one.caveats, *(["one seed"] if str(run.path) in alone else [])])
@@ -123,7 +121,7 @@ def seeds(runs: Sequence[Run], *, brief: bool = False) -> Table | None:
 
     ``brief`` notes are a word or two, where their full text stands elsewhere.
     """
-    rows = seed_rows(runs, set_names(runs), brief=brief)
+    rows = seed_rows(runs, None, brief=brief)
     if not rows:
         return None
     texts = ("evaluation set", "protocol", "model", "seeds", "note")
@@ -136,12 +134,17 @@ def seeds(runs: Sequence[Run], *, brief: bool = False) -> Table | None:
     return Table("Scores over seeds", columns, tuple(rows), note)
 
 
-def classes(runs: Sequence[Run], name: str) -> Table:
+def classes(runs: Sequence[Run], on: Scope, name: str) -> Table:
     """IoU, class accuracy and support per class on one evaluation set, under the protocol that it is meant for.
 
     Models with several seeds have mean and range in a cell.
+
+    Args:
+        runs: The runs.
+        on: The set.
+        name: What the title calls it.
     """
-    shown = over_seeds(runs, name)
+    shown = over_seeds(runs, on)
     first = shown[0].evaluations[0]
     results = [[e.scores(first.protocol) for e in one.evaluations] for one in shown]
     rows = tuple(
@@ -159,12 +162,31 @@ def classes(runs: Sequence[Run], name: str) -> Table:
     )
     if first.without_data or first.without_label:
         note += f" Left out: {first.without_label:,} pixels without label, {first.without_data:,} without image data."
+    told = (f"{text[:1].upper()}{text[1:]}." for text in caveats(shown))
     title = f"Classes on {name}"
-    return Table(title, (Column("class", text=True), Column("support, pixels"), *heads), rows, _with(note, first))
+    columns = (Column("class", text=True), Column("support, pixels"), *heads)
+    return Table(title, columns, rows, " ".join([note, *told]))
 
 
-def _with(note: str, evaluation: Evaluation) -> str:
-    return " ".join([note, *(f"{text.capitalize()}." for text in evaluation.caveats)])
+class OnSet(Shape):
+    """A model on a set, over its seeds."""
+
+    @property
+    def model(self) -> str:
+        """What tables call it."""
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """One a seed."""
+
+
+def caveats(shown: Sequence[OnSet]) -> list[str]:
+    """What must stand beside the scores of models on a set; what holds for some of them alone names them."""
+    of_text: dict[str, dict[str, None]] = {}
+    for one in shown:
+        for text in (text for evaluation in one.evaluations for text in evaluation.caveats):
+            of_text.setdefault(text, {})[one.model] = None
+    return [text if len(models) == len(shown) else f"{text} ({', '.join(models)})" for text, models in of_text.items()]
 
 
 def parts(dataset: Dataset, split: str) -> Table:
@@ -248,9 +270,8 @@ def facts(runs: Sequence[Run]) -> Table:
 
 
 def set_names(runs: Sequence[Run]) -> list[str]:
-    """Evaluation sets of any of the runs; ``internal`` first, the rest by name."""
-    names = {name for run in runs for name in run.evaluations}
-    return sorted(names, key=lambda name: (name != "internal", name))
+    """Names of the evaluation sets of any of the runs, each once; ``internal`` first, the rest by name."""
+    return list(dict.fromkeys(on.key for on in sets_of(runs)))
 
 
 def format_share(part: int, whole: int) -> str:
