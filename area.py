@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from cropseg import cli
-from cropseg.area import report_areas
+from cropseg.area_report import report_areas
 
 
 @cli.command("area")

@@ -16,7 +16,8 @@ from typing import Final, Literal, TypeGuard, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.area import DESIGN, DRAWN, allocate, as_path, sample_size
+from cropseg.area import allocate, sample_size
+from cropseg.area_points import DESIGN, DRAWN, as_path
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.labels import IGNORE

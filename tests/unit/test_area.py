@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cropseg.area import Sample, allocate, estimate, read_sample, report_areas, sample_size
+from cropseg.area import Sample, allocate, estimate, sample_size
+from cropseg.area_points import read_sample
+from cropseg.area_report import report_areas
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 
 # Olofsson et al. (2014), table 8: rows map, columns reference; deforestation, forest gain, stable forest, non-forest.
@@ -139,6 +141,8 @@ def test_a_filled_file_gives_the_same_and_is_stored(tmp_path, capsys):
     stored = json.loads((tmp_path / "p.area.json").read_text())
     assert stored["counts"] == COUNTS.tolist()
     assert "21,157.8 ± 6,157.5" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="out is the sample itself"):
+        report_areas(path, path.parent / "." / path.name)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from pyproj import Transformer
 from rasterio.transform import from_origin
 
 from cropseg import map_file
-from cropseg.area import read_sample, report_areas
+from cropseg.area_points import read_sample
+from cropseg.area_report import report_areas
 from cropseg.core import taxonomy
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.tiling import Window
@@ -288,10 +289,11 @@ def test_the_command_composes_its_truth(tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("sample.py map=map.tif per_class=abc", "error: per_class must be a whole number of at least 2: 'abc'. give"),
-        ("sample.py map=map.tif seed=null", "error: seed must be a whole number of at least 0: null. give"),
-        ("sample.py map=map.tif legend=[a]", "error: no such legend: ['a']. give"),
-        ("area.py sample=[a]", "error: sample must be a path: ['a']. give"),
+        ("sample.py map=map.tif per_class=abc", "error: option per_class: 'abc'. give"),
+        ("sample.py map=map.tif per_class=2.5", "error: per_class must be a whole number of at least 2: 2.5. give"),
+        ("sample.py map=map.tif seed=null", "error: option seed: 'null'. give"),
+        ("sample.py map=map.tif legend=[a]", "error: option legend: ['a']. give"),
+        ("area.py sample=[a]", "error: option sample: ['a']. give"),
     ],
 )
 def test_the_commands_tell_wrong_options_in_one_line(tmp_path, repo, command, message):
