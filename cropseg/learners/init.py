@@ -87,11 +87,11 @@ def _trained(path: Path, source: ModelSpec, net: nn.Module) -> tuple[Mapping[str
     theirs = recipe.get("_target_") if isinstance(recipe, Mapping) else source.loader
     if not isinstance(recipe, Mapping) or theirs != kind:
         raise MismatchError(f"init_from={path.name} is a run of {theirs}, the network to train is", kind, "use its own")
-    state = {name: tensor.cpu() for name, tensor in load(path, source).net.state_dict().items()}
+    trained = load(path, source).net.cpu()
     bands, classes = len(source.bands), len(source.taxonomy)
     more_bands = build_net(recipe, bands + 1, classes, pretrained=False).state_dict()
     more_classes = build_net(recipe, bands, classes + 1, pretrained=False).state_dict()
-    return state, Axes.found(state, more_bands, more_classes)
+    return trained.state_dict(), Axes.found(trained, more_bands, more_classes)
 
 
 def _tell(path: Path, source: ModelSpec, spec: DatasetSpec, frozen: int) -> None:

@@ -3,9 +3,11 @@
 Which tensors belong to the stem and which to the head is not written down for each network but found: the stem is what
 changes shape with the number of bands, the head what changes shape with the number of classes.
 
-- Stem: the channels of bands of the same name are copied; a new band starts at zero. The network then begins as the
-  function it was, whatever the new band shows, and learns to use it, since the gradient of a zero weight is not zero.
-  The mean of the copied channels would shift every sum, and the normalisation after it, from the first step on.
+- Stem: the channels of bands of the same name are copied. Where a tensor sums over bands, as a convolution does over its
+  input channels, a new band starts at zero; where it gives each band values of its own, as a normalisation or a depthwise
+  convolution does, a new band keeps those of the fresh network. The network then begins as the function it was, whatever
+  the new band shows, and learns to use it: the gradient of a zero weight is not zero, that of two zero factors in a row
+  is. The mean of the copied channels would shift every sum, and the normalisation after it, from the first step on.
 - Head: the rows of classes of the same name are copied; a new class keeps the row of the fresh network.
 """
 
@@ -32,15 +34,30 @@ class Axes:
     Attributes:
         stem: Axis of the bands by tensor name.
         head: Axis of the classes by tensor name.
+        summed: Those tensors of the stem that sum over their axis of bands.
     """
 
     stem: Mapping[str, int]
     head: Mapping[str, int]
+    summed: frozenset[str]
 
     @classmethod
-    def found(cls, net: State, more_bands: State, more_classes: State) -> Axes:
+    def found(cls, net: nn.Module, more_bands: State, more_classes: State) -> Axes:
         """Compare a network's tensors with those of the same one with one more band, and with one more class."""
-        return cls(_grown(net, more_bands), _grown(net, more_classes))
+        state = net.state_dict()
+        stem = _grown(state, more_bands)
+        summed = frozenset(name for name, axis in stem.items() if _sums_over(net, name, state[name], axis))
+        return cls(stem, _grown(state, more_classes), summed)
+
+
+def _sums_over(net: nn.Module, name: str, tensor: Tensor, axis: int) -> bool:
+    """Whether a network sums over an axis of a tensor; along the others each channel has values of its own."""
+    owner = net.get_submodule(name.rpartition(".")[0])
+    if isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        return tensor.ndim > 1 and axis == 0 and owner.groups == 1
+    # One row of channels, such as (1, bands, 1, 1), is a factor or an offset of each, unless a layer says otherwise.
+    row = tensor.shape[0] == 1 and not isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return axis == 1 and not row
 
 
 def _grown(net: State, larger: State) -> dict[str, int]:
@@ -98,7 +115,9 @@ def transferred(
     for name, tensor in fresh.items():
         value = source[name]
         if (axis := axes.stem.get(name)) is not None:
-            value = _placed(name, value, tensor.new_zeros(_resized(value, axis, tensor.shape[axis])), axis, bands)
+            zero = name in axes.summed or name in axes.head
+            start = tensor.new_zeros(_resized(value, axis, tensor.shape[axis])) if zero else tensor.clone()
+            value = _placed(name, value, start, axis, bands)
         if (axis := axes.head.get(name)) is not None:
             value = _placed(name, value, tensor.clone(), axis, classes)
         state[name] = value

@@ -49,6 +49,42 @@ class Linear(nn.Module):
 LINEAR = {"_target_": f"{__name__}.Linear"}
 
 
+class Stem(nn.Module):
+    """Bands pass ``first``, each by itself, before they are summed."""
+
+    def __init__(self, first: nn.Module, mix: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.first, self.mix, self.head = first, mix, nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.mix(self.first(x))))
+
+
+class BNStem(Stem):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, 8, 3, padding=1), num_classes)
+
+
+class DWStem(Stem):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels)
+        super().__init__(depthwise, nn.Conv2d(in_channels, 8, 1), num_classes)
+
+
+class Scale(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.by = nn.Parameter(torch.full((1, channels, 1, 1), 0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.by
+
+
+class ScaleStem(Stem):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(Scale(in_channels), nn.ConvTranspose2d(in_channels, 8, 3, padding=1), num_classes)
+
+
 def taxonomy_of(*names):
     return Taxonomy("own", tuple(CropClass(i, name, "00ff00") for i, name in enumerate(names)))
 
@@ -138,6 +174,36 @@ def test_stem_and_head_may_be_one_tensor(tmp_path):
     assert torch.equal(weight[[0, 2], 1], source.conv.weight[[0, 1], 1, 0, 0])
     assert not weight[[0, 2], 0].any()
     assert torch.equal(weight[1], begun.conv.weight[1, :, 0, 0])
+
+
+@pytest.mark.parametrize("kind", [BNStem, DWStem, ScaleStem])
+def test_a_new_band_of_a_stem_of_several_layers_changes_nothing_at_first_and_learns(tmp_path, kind):
+    recipe = {"_target_": f"{__name__}.{kind.__name__}"}
+    source = finished(tmp_path / "run", recipe, bands=("B02", "B03"))
+    spec = spec_of(bands=("B03", "B11", "B02"))
+    net, begun = fresh(recipe, spec), fresh(recipe, spec)
+    Init(tmp_path / "run").apply(net, spec)
+    x, new = torch.rand(4, 2, 8, 8), torch.rand(4, 1, 8, 8)
+    moved = torch.cat([x[:, 1:], new, x[:, :1]], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(moved), source.eval()(x))
+    for name, tensor in net.first.state_dict().items():
+        if tensor.ndim:
+            axis = 1 if kind is ScaleStem else 0
+            expected = begun.first.state_dict()[name].select(axis, 1)
+            torch.testing.assert_close(tensor.select(axis, 1), expected, msg=name)
+    if kind is BNStem:
+        assert net.first.running_var[1] == 1
+    start = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):  # the sum's weight first; with it what is before has a gradient
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net.train()(moved), torch.randint(3, (4, 8, 8))).backward()
+        optimizer.step()
+    of_band = {"first.weight": 0, "first.by": 1, "mix.weight": 0 if kind is ScaleStem else 1}
+    for name in of_band.keys() & start.keys():
+        changed = dict(net.named_parameters())[name].detach() - start[name]
+        assert changed.select(of_band[name], 1).abs().max() > 0, name
 
 
 def test_the_draws_of_the_run_that_begins_stay_its_own(tmp_path):
