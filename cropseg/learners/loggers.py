@@ -10,8 +10,10 @@ import csv
 import io
 import logging
 import os
+import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -23,9 +25,10 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.utilities import rank_zero_only
 
 from cropseg.core import storage
-from cropseg.core.errors import ConfigError
+from cropseg.core.errors import ConfigError, InputError, SourceError
 from cropseg.core.progress import say
 from cropseg.core.scene import UInt8Array
+from cropseg.learners.options import options_of
 
 IDENTITY: Final = "identity.json"
 """File of the run folder whose ``wandb_id`` is the run's name in trackers; it outlives a kill (cropseg.resume)."""
@@ -173,6 +176,9 @@ class WandbRun(WandbLogger):
         name: Name of the run; None lets W&B choose.
         group: Group of the run; None takes the folder's name of the sweep that it is a job of.
         id: The run's id at W&B; None takes the run folder's, so that a run that goes on stays the same one.
+
+    Raises:
+        ConfigError: W&B is missing, or takes no such name.
     """
 
     def __init__(
@@ -187,11 +193,14 @@ class WandbRun(WandbLogger):
         # Imported when asked for: training runs where W&B is not installed.
         try:
             from wandb import Settings
+            from wandb.errors import UsageError
         except ImportError as error:
             raise _missing("wandb", "pip install wandb") from error
         # What matters of its output is said by finalize. Command line and address of the repository may hold secrets;
         # commit and config are logged by us.
         settings = Settings(silent=True, disable_git=True, x_disable_meta=True, save_code=False)
+        with options_of("logger.wandb", UsageError):  # otherwise said at the first score, and not in one line
+            Settings(project=project, run_name=name, run_group=group)
         super().__init__(
             name=name,
             save_dir=save_dir,
@@ -237,6 +246,11 @@ class MlflowRun(MLFlowLogger):
         save_dir: The run folder; its name is the run's.
         experiment: MLflow's name for a collection of runs.
         uri: Address of a tracking server instead of ``folder``.
+
+    Raises:
+        ConfigError: MLflow is missing, or takes no such name or address.
+        SourceError: The server does not answer.
+        InputError: The database is broken, or of another version of MLflow.
     """
 
     def __init__(
@@ -244,6 +258,9 @@ class MlflowRun(MLFlowLogger):
     ) -> None:
         # Nothing leaves this machine unless asked.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        if experiment is None or not str(experiment).strip():
+            raise ConfigError("logger.mlflow.experiment is no name", experiment, "leave it out for cropseg")
+        experiment = str(experiment)
         try:
             import mlflow  # noqa: F401
         except ImportError as error:
@@ -258,16 +275,22 @@ class MlflowRun(MLFlowLogger):
         self._logged: set[tuple[str, int]] = set()
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        if self.folder is None:
-            super().__init__(experiment, run.name, tracking_uri=uri, tags=tags)
+        if uri:
+            with _asked_once(uri):
+                super().__init__(experiment, run.name, tracking_uri=uri, tags=tags)
+                self._mlflow_client.get_experiment_by_name(experiment)
             return
-        with storage.storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        store = Path(folder).absolute()
+        with storage.storage_errors(store):
+            store.mkdir(parents=True, exist_ok=True)
+        database = store / "mlflow.db"
         # Jobs of a sweep and processes of one training may come at the same time; the tables are made once.
-        with FileLock(self.folder / "mlflow.lock"):
-            super().__init__(experiment, run.name, tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}", tags=tags)
+        with FileLock(store / "mlflow.lock"), _opening(database):
+            if not database.exists():
+                _make_database(database)
+            super().__init__(experiment, run.name, tracking_uri=f"sqlite:///{database}", tags=tags)
             if self._mlflow_client.get_experiment_by_name(experiment) is None:
-                self._mlflow_client.create_experiment(experiment, (self.folder / "artifacts").as_uri())
+                self._mlflow_client.create_experiment(experiment, (store / "artifacts").as_uri())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -319,6 +342,60 @@ class MlflowRun(MLFlowLogger):
                     self._logged.update((name, point.step) for point in history)
                 return True
         return bool(self._logged)
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's tables, under another name until all are there: MLflow cannot go on with a part of them."""
+    from mlflow.store.tracking import sqlalchemy_store
+
+    kind: Any = sqlalchemy_store.SqlAlchemyStore
+    for left in path.parent.glob(f".{path.stem}.*.part*"):  # of a run that was killed meanwhile
+        left.unlink(missing_ok=True)
+    with storage.atomic_path(path) as temporary:
+        store = kind(f"sqlite:///{temporary}", (path.parent / "artifacts").as_uri())
+        store.engine.dispose()
+
+
+@contextmanager
+def _opening(database: Path) -> Iterator[None]:
+    """Turn MLflow's refusal of a database or of what is asked of it into one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        remedy = "move it away, or give another logger.mlflow.folder: a new one is made"
+        raise InputError(f"MLflow cannot use {database}", _first_line(error), remedy) from error
+
+
+@contextmanager
+def _asked_once(uri: str) -> Iterator[None]:
+    """Ask a server without MLflow's minutes of trying again, and turn its refusal into one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    ours = {name: value for name, value in patience.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        shown, reason = re.sub(r"(?<=://)[^/\s@]+@", "", uri), _first_line(error)
+        if not uri.startswith(("http://", "https://")):
+            remedy = "give http://<host>:<port> of a server, or leave it out for a local database"
+            raise ConfigError(f"logger.mlflow.uri={shown} is refused", reason, remedy) from error
+        remedy = "start the server there, or leave logger.mlflow.uri out for a local database"
+        raise SourceError(f"no MLflow server answers at logger.mlflow.uri={shown}", reason, remedy) from error
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _first_line(error: Exception) -> str:
+    """The beginning of what a library says, without a login in an address."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"(?<=://)[^/\s@]+@", "", text)[:200]
 
 
 def sweep_name() -> str | None:

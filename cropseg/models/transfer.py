@@ -3,11 +3,12 @@
 Which tensors belong to the stem and which to the head is not written down for each network but found: the stem is what
 changes shape with the number of bands, the head what changes shape with the number of classes.
 
-- Stem: the channels of bands of the same name are copied. Where a tensor sums over bands, as a convolution does over its
-  input channels, a new band starts at zero; where it gives each band values of its own, as a normalisation or a depthwise
-  convolution does, a new band keeps those of the fresh network. The network then begins as the function it was, whatever
-  the new band shows, and learns to use it: the gradient of a zero weight is not zero, that of two zero factors in a row
-  is. The mean of the copied channels would shift every sum, and the normalisation after it, from the first step on.
+- Stem: the channels of bands of the same name are copied. Where a tensor sums over bands, as a convolution does over
+  its input channels, a new band starts at zero; where it gives each band values of its own, as a normalisation or a
+  depthwise convolution does, a new band keeps those of the fresh network. The network then begins as the function it
+  was, whatever the new band shows, and learns to use it: the gradient of a zero weight is not zero, that of two zero
+  factors in a row is. The mean of the copied channels would shift every sum, and the normalisation after it, from the
+  first step on.
 - Head: the rows of classes of the same name are copied; a new class keeps the row of the fresh network.
 """
 

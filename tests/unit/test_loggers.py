@@ -4,7 +4,10 @@ import functools
 import json
 import math
 import os
+import sqlite3
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from training import cpu_trainer
 
-from cropseg.core.errors import ConfigError
+from cropseg.core.errors import ConfigError, InputError, SourceError
 from cropseg.data.datamodule import CropDataModule
 from cropseg.learners import callbacks
 from cropseg.learners.callbacks import Projection, Speed
@@ -369,3 +372,66 @@ def test_mlflow_holds_the_run_in_a_local_database(dataset, tmp_path, capsys):
     assert found.data.params["data/manifest_digest"] == dataset.digest
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert Path(found.info.artifact_uri.removeprefix("file://").replace("%20", " ")).is_relative_to(store)
+
+
+OPEN = "import sys; from cropseg.learners.loggers import MlflowRun; MlflowRun(sys.argv[1], sys.argv[2])"
+
+
+def tables(folder):
+    """Tables of whatever database is being made in a folder."""
+    count = 0
+    for path in [*folder.glob("*.db"), *folder.glob(".*.db")]:
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+                count = max(
+                    count, *database.execute("select count(*) from sqlite_master where type = 'table'").fetchone()
+                )
+            database.close()
+        except sqlite3.Error:
+            pass  # locked, or not yet a database
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning")
+def test_a_kill_while_mlflow_makes_its_tables_harms_no_later_run(tmp_path):
+    store = tmp_path / "mlflow"
+    command = [sys.executable, "-c", OPEN, str(store), str(tmp_path / "r")]
+    child = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2])
+    while tables(store) < 20:
+        assert child.poll() is None
+        time.sleep(0.005)
+    child.kill()
+    assert child.wait() == -9
+    logger = MlflowRun(store, tmp_path / "r")
+    logger.log_metrics({"epoch": 0, "val_loss": 1.0}, 0)
+    logger.finalize("success")
+    assert sorted(path.name for path in store.glob("*.db*")) == ["mlflow.db"]
+    assert not list(store.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning")
+def test_what_mlflow_refuses_is_one_line(tmp_path):
+    for value in (None, " "):
+        with pytest.raises(ConfigError, match=r"logger\.mlflow\.experiment is no name"):
+            MlflowRun(tmp_path / "m", tmp_path, experiment=value)
+    with pytest.raises(ConfigError, match=r"logger\.mlflow\.uri=foo://bar is refused: .*give http://"):
+        MlflowRun(tmp_path / "m", tmp_path, uri="foo://bar")
+    started = time.monotonic()
+    with pytest.raises(
+        SourceError, match=r"no MLflow server answers at logger\.mlflow\.uri=http://127\.0\.0\.1:9: .*start"
+    ) as e:
+        MlflowRun(tmp_path / "m", tmp_path, uri="http://me:hunter2@127.0.0.1:9")
+    assert "hunter2" not in str(e.value)
+    assert time.monotonic() - started < 15
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mlflow.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(InputError, match=r"MLflow cannot use .*mlflow\.db: .*move it away"):
+        MlflowRun(tmp_path / "m", tmp_path)
+
+
+def test_a_name_that_wandb_refuses_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"logger\.wandb is refused: .*Invalid project name 'a/b'"):
+        WandbRun(tmp_path, project="a/b")
