@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cropseg.core.checks import finite
 from cropseg.core.errors import ConfigError
 
 Sums = dict[str, Tensor]
@@ -88,7 +89,8 @@ class WeightedSum(Loss):
         weights: The weight of each, by the same names.
 
     Raises:
-        ConfigError: The names differ, there are none, or a term is no :class:`Loss`.
+        ConfigError: The names differ, there are none, PyTorch keeps one for itself, a term is no :class:`Loss`, or a
+            weight is no number of at least 0, or all are 0.
     """
 
     def __init__(self, terms: Mapping[str, Loss], weights: Mapping[str, float]) -> None:
@@ -108,6 +110,12 @@ class WeightedSum(Loss):
                 sorted(weights),
                 "give each term a weight, such as +loss.weights.<term>=1.0",
             )
+        _check_names(terms)
+        for name, weight in weights.items():
+            if not finite(weight) or weight < 0:
+                raise ConfigError(f"loss.weights.{name} must be a number of at least 0", weight, "set 1.0, say")
+        if not any(weights.values()):
+            raise ConfigError("all weights of a loss are 0", dict(weights), "give a term a weight above it")
         self.terms = nn.ModuleDict(dict(terms))
         self.weights = {name: float(weights[name]) for name in terms}
 
@@ -129,6 +137,15 @@ class WeightedSum(Loss):
 
     def _named(self) -> list[tuple[str, Loss]]:
         return [(name, term) for name, term in self.terms.items() if isinstance(term, Loss)]
+
+
+def _check_names(terms: Mapping[str, Loss]) -> None:
+    """Refuse names that PyTorch's table of modules has for its own use, such as ``keys``."""
+    table = nn.ModuleDict()
+    for name in terms:
+        if not isinstance(name, str) or not name or "." in name or hasattr(table, name):
+            remedy = "give it another one: PyTorch keeps this one for itself"
+            raise ConfigError("a term of a loss cannot have the name", name, remedy)
 
 
 def _below(sums: Sums, name: str) -> Sums:

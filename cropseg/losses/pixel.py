@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cropseg.core.checks import finite
 from cropseg.core.errors import ConfigError
 from cropseg.core.labels import IGNORE
 from cropseg.core.progress import say
@@ -39,9 +39,13 @@ class _ClassWeighted(Loss):
         self.formula = weights if callable(weights) else None
         self.register_buffer("weights", None, persistent=False)
         if weights is not None and not callable(weights):
-            if not all(0 <= weight < math.inf for weight in weights) or max(weights, default=0) == 0:
-                raise ConfigError("class weights must be at least 0, one above it", list(weights), "see conf/loss")
-            self.weights = torch.tensor(list(weights), dtype=torch.float32)
+            if not isinstance(weights, Iterable):
+                remedy = f"give a list with a number a class, null, or one of {', '.join(FORMULAS)}"
+                raise ConfigError("class weights of a loss must be a list", weights, remedy)
+            numbers = list(weights)
+            if not all(finite(weight) and weight >= 0 for weight in numbers) or max(numbers, default=0) == 0:
+                raise ConfigError("class weights must be numbers of at least 0, one above it", numbers, "see conf/loss")
+            self.weights = torch.tensor(numbers, dtype=torch.float32)
 
     def resolve(self, counts: npt.ArrayLike) -> None:
         """Compute the weights, if a formula was given, and say them."""
@@ -111,13 +115,13 @@ class Focal(_ClassWeighted):
         weights: As for :class:`CrossEntropy`.
 
     Raises:
-        ConfigError: ``gamma`` is negative.
+        ConfigError: ``gamma`` is negative or no number.
     """
 
     def __init__(self, gamma: float = 2.0, weights: Sequence[float] | str | Formula | None = None) -> None:
         super().__init__(weights)
-        if not 0 <= gamma < math.inf:
-            raise ConfigError("gamma of the focal loss must be at least 0", gamma, "use 2")
+        if not finite(gamma) or gamma < 0:
+            raise ConfigError("gamma of the focal loss must be a number of at least 0", gamma, "use 2")
         self.gamma = gamma
 
     def sums(self, logits: Tensor, target: Tensor) -> Sums:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cropseg.core.checks import finite, whole
 from cropseg.core.errors import ConfigError
 from cropseg.core.labels import BACKGROUND, IGNORE
 from cropseg.losses.base import Loss, Sums, single
@@ -24,25 +27,37 @@ class _Overlap(Loss):
         smooth: Pixels added to numerator and denominator, ≥ 0.
 
     Raises:
-        ConfigError: ``smooth`` is negative.
+        ConfigError: ``smooth`` is negative or no number, or ``exclude`` no list of class ids.
     """
 
     def __init__(self, exclude: Sequence[int], smooth: float) -> None:
         super().__init__()
-        if smooth < 0:
-            raise ConfigError(f"smooth of {type(self).__name__} must be at least 0", smooth, "use 0")
+        kind = type(self).__name__
+        if not finite(smooth) or smooth < 0:
+            raise ConfigError(f"smooth of {kind} must be a number of at least 0", smooth, "use 0")
+        listed = isinstance(exclude, Iterable) and not isinstance(exclude, str)
+        if not listed or not all(whole(c) for c in exclude):
+            raise ConfigError(f"exclude of {kind} must be a list of class ids", exclude, "use [0], or [] for none")
         self.exclude = tuple(exclude)
         self.smooth = smooth
+
+    def resolve(self, counts: npt.ArrayLike) -> None:
+        """Check that the excluded classes exist and leave some, before anything is learned."""
+        self._check(np.asarray(counts).shape[-1])
+
+    def _check(self, classes: int) -> None:
+        kind = type(self).__name__
+        if any(not 0 <= c < classes for c in self.exclude):
+            raise ConfigError(
+                f"{kind} excludes a class that is not in 0 … {classes - 1}", self.exclude, "see conf/loss"
+            )
+        if len(set(self.exclude)) == classes:
+            raise ConfigError(f"{kind} excludes all {classes} classes", self.exclude, "leave some, such as exclude=[0]")
 
     def sums(self, logits: Tensor, target: Tensor) -> Sums:
         """``overlap`` = Σ p·t, ``predicted`` = Σ p and ``true`` = Σ t of each class, (classes,) each."""
         classes = logits.shape[1]
-        if any(not 0 <= c < classes for c in self.exclude):
-            raise ConfigError(
-                f"{type(self).__name__} excludes a class that is not in 0 … {classes - 1}",
-                self.exclude,
-                "see conf/loss",
-            )
+        self._check(classes)
         p = single(logits).softmax(dim=1)
         ids = torch.arange(classes, device=target.device).view(1, -1, 1, 1)
         t = target[:, None] == ids  # bool (N, classes, H, W); 255 matches no class
@@ -110,9 +125,9 @@ class Tversky(_Overlap):
         smooth: float = 0.0,
     ) -> None:
         super().__init__(exclude, smooth)
-        if alpha < 0 or beta <= 0 or gamma < 1:
+        if not all(finite(value) for value in (alpha, beta, gamma)) or alpha < 0 or beta <= 0 or gamma < 1:
             raise ConfigError(
-                "Tversky takes alpha of at least 0, beta above 0, gamma of at least 1",
+                "Tversky takes numbers: alpha of at least 0, beta above 0, gamma of at least 1",
                 {"alpha": alpha, "beta": beta, "gamma": gamma},
                 "use 0.3, 0.7 and 1",
             )

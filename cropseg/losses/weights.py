@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from cropseg.core.checks import finite
 from cropseg.core.errors import ConfigError, InputError
 
 Counts = npt.NDArray[np.int64]
@@ -60,8 +61,8 @@ def effective_number(counts: Counts, beta: float = 0.999999) -> npt.NDArray[np.f
     Raises:
         ConfigError: ``beta`` is not in [0, 1).
     """
-    if not 0 <= beta < 1:
-        raise ConfigError("beta of effective_number must be at least 0 and below 1", beta, "use 0.999999")
+    if not finite(beta) or not 0 <= beta < 1:
+        raise ConfigError("beta of effective_number must be a number of at least 0 and below 1", beta, "use 0.999999")
     n = counts.sum(axis=0)
     found = np.ones(len(n)) if beta == 0 else (1 - beta) / -np.expm1(n * np.log(beta))
     return np.asarray(found * (len(n) / found.sum()), np.float64)

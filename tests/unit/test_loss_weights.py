@@ -105,3 +105,17 @@ def test_what_cannot_be_is_refused():
         CrossEntropy(lambda counts: -counts.sum(axis=0).astype(float)).resolve(COUNTS)
     with pytest.raises(InputError, match="no labelled pixel"):
         CrossEntropy("median_frequency").resolve([[0, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("weights", [3, True, 0.5])
+def test_class_weights_are_a_list(weights):
+    with pytest.raises(ConfigError, match=r"class weights of a loss must be a list: .*inverse_frequency"):
+        CrossEntropy(weights)
+
+
+@pytest.mark.parametrize("wrong", ["abc", None, True])
+def test_class_weights_and_beta_are_numbers(wrong):
+    with pytest.raises(ConfigError, match="class weights must be numbers of at least 0"):
+        Focal(weights=[1.0, wrong])
+    with pytest.raises(ConfigError, match="beta of effective_number must be a number"):
+        compute(partial(effective_number, beta=wrong), [1, 2])

@@ -328,3 +328,51 @@ def test_what_does_not_fit_is_refused():
 def test_a_term_that_does_not_say_its_sums_is_refused_not_left_out():
     with pytest.raises(ConfigError, match="CrossEntropyLoss"):
         WeightedSum({"ce": torch.nn.CrossEntropyLoss()}, {"ce": 1.0})
+
+
+@pytest.mark.parametrize("name", ["keys", "items", "training", "forward", "a.b", "", 1])
+def test_a_term_cannot_have_a_name_of_pytorchs_own(name):
+    with pytest.raises(ConfigError, match=r"a term of a loss cannot have the name: .*give it another"):
+        WeightedSum({name: Focal()}, {name: 1.0})
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf, "abc", None, True, [1.0]])
+def test_the_weight_of_a_term_is_a_number_of_at_least_0(weight):
+    with pytest.raises(ConfigError, match=r"loss\.weights\.dice must be a number of at least 0"):
+        WeightedSum({"ce": CrossEntropy(), "dice": Dice()}, {"ce": 1.0, "dice": weight})
+
+
+def test_a_sum_whose_weights_are_all_0_is_refused():
+    with pytest.raises(ConfigError, match="all weights of a loss are 0"):
+        WeightedSum({"ce": CrossEntropy(), "dice": Dice()}, {"ce": 0.0, "dice": 0})
+    WeightedSum({"ce": CrossEntropy(), "dice": Dice()}, {"ce": 1, "dice": 0})
+
+
+@pytest.mark.parametrize("exclude", [0, None, "0", ["a"], [0.0], [True], [None]])
+@pytest.mark.parametrize("kind", [Dice, Tversky])
+def test_what_a_region_loss_excludes_is_a_list_of_class_ids(kind, exclude):
+    with pytest.raises(ConfigError, match=rf"exclude of {kind.__name__} must be a list of class ids"):
+        kind(exclude=exclude)
+
+
+def test_a_region_loss_without_a_class_is_refused_before_training():
+    logits, target = batch(classes=3)
+    for loss in (Dice(exclude=[0, 1, 2]), WeightedSum({"a": Tversky(exclude=[2, 1, 0, 0])}, {"a": 1.0})):
+        with pytest.raises(ConfigError, match=r"excludes all 3 classes.*leave some"):
+            loss.resolve([[5, 0, 2]])
+        with pytest.raises(ConfigError, match="excludes all 3 classes"):
+            loss(logits, target)
+    with pytest.raises(ConfigError, match="Dice excludes a class that is not in 0"):
+        Dice(exclude=[3]).resolve([[5, 0, 2]])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "abc", None, True])
+def test_numbers_of_losses_are_numbers(value):
+    with pytest.raises(ConfigError, match="gamma of the focal loss must be a number"):
+        Focal(value)
+    for kind in (Dice, Tversky):
+        with pytest.raises(ConfigError, match=f"smooth of {kind.__name__} must be a number"):
+            kind(smooth=value)
+    for name in ("alpha", "beta", "gamma"):
+        with pytest.raises(ConfigError, match="Tversky takes numbers"):
+            Tversky(**{name: value})
