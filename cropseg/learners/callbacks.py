@@ -7,8 +7,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
+from cropseg.core.checks import finite, whole
+from cropseg.core.errors import ConfigError
 from cropseg.core.progress import say
 from cropseg.learners.module import SegmentationModule
 
@@ -80,6 +82,58 @@ class Projection(Callback):
             f"{seconds:.2f} s a step: {trainer.max_epochs} epochs of {batches} steps take about "
             f"{human(epoch * trainer.max_epochs)}"
         )
+
+
+class Ema(EMAWeightAveraging):
+    """An exponential moving average of the weights, which is validated, kept and becomes the run.
+
+    Args:
+        decay: Share of the old average that stays at an update, at least 0 and below 1.
+        update_every_n_steps: Optimiser steps between two updates.
+        update_starting_at_step: First step that updates; None for the first of all.
+        update_starting_at_epoch: First epoch whose end updates too; None for none.
+        options: Of Lightning's callback.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        update_starting_at_epoch: int | None = None,
+        **options: Any,
+    ) -> None:
+        if not finite(decay) or not 0 <= decay < 1:
+            remedy = "use 0.999, less in a run of few steps"
+            raise ConfigError("callbacks.ema.decay must be a number of at least 0 and below 1", decay, remedy)
+        for name, value, least in (
+            ("update_every_n_steps", update_every_n_steps, 1),
+            ("update_starting_at_step", 0 if update_starting_at_step is None else update_starting_at_step, 0),
+            ("update_starting_at_epoch", 0 if update_starting_at_epoch is None else update_starting_at_epoch, 0),
+        ):
+            if not whole(value) or value < least:
+                raise ConfigError(f"callbacks.ema.{name} must be whole and at least {least}", value, f"set {least}")
+        super().__init__(
+            decay=decay,
+            update_every_n_steps=update_every_n_steps,
+            update_starting_at_step=update_starting_at_step,
+            update_starting_at_epoch=update_starting_at_epoch,
+            **options,
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse an average that would begin after the last step, and stay at the untrained weights.
+
+        Raises:
+            ConfigError: It would.
+        """
+        first, steps = self.update_starting_at_step, trainer.estimated_stepping_batches
+        if first is not None and self.update_starting_at_epoch is None and 0 < steps <= first:
+            remedy = f"training has {int(steps)} steps: leave it out, or begin earlier"
+            raise ConfigError("callbacks.ema.update_starting_at_step is after the last step", first, remedy)
 
 
 class EpochLine(Callback):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from cropseg.core import processes
@@ -27,6 +28,7 @@ from cropseg.core.errors import ConfigError, TrainingError
 from cropseg.core.taxonomy import load as load_taxonomy
 from cropseg.data.datamodule import CropDataModule
 from cropseg.learners import finite, joint
+from cropseg.learners.callbacks import Ema
 from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
 from cropseg.learners.module import SegmentationModule
 from cropseg.learners.network import NeuralPredictor
@@ -277,7 +279,7 @@ def test_the_moving_average_is_what_is_validated_and_kept(dataset, tmp_path):
     weights, decay = Weights(), 0.8
     best = ModelCheckpoint(tmp_path, "best", monitor="val_loss")
     module = module_of()
-    callbacks = [weights, best, EMAWeightAveraging(decay=decay)]
+    callbacks = [weights, best, Ema(decay=decay)]
     train(module, CropDataModule(dataset.root, batch_size=2), tmp_path, callbacks=callbacks)
     expected = weights.steps[0]
     for step in weights.steps[1:]:
@@ -291,6 +293,30 @@ def test_the_moving_average_is_what_is_validated_and_kept(dataset, tmp_path):
     assert not torch.allclose(weights.steps[-1], expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"decay": value} for value in (2, -1, 1, math.nan, "abc", None)),
+        *({"update_every_n_steps": value} for value in (0, -1, 1.5, "abc", None)),
+        {"update_starting_at_step": -1},
+        {"update_starting_at_epoch": "abc"},
+    ],
+    ids=str,
+)
+def test_impossible_moving_averages_are_refused(options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=rf"callbacks\.ema\.{name} must be"):
+        Ema(**options)
+
+
+def test_a_moving_average_that_would_never_begin_is_refused(dataset, tmp_path):
+    data = functools.partial(CropDataModule, dataset.root, batch_size=2)
+    late = Ema(decay=0.8, update_starting_at_step=1000)
+    with pytest.raises(ConfigError, match=r"callbacks\.ema\.update_starting_at_step is after the last step: 1000"):
+        train(module_of(), data(), tmp_path, callbacks=[late])
+    train(module_of(), data(), tmp_path, callbacks=[Ema(decay=0.8, update_starting_at_step=1)])
+
+
 class Kill(Callback):
     """Ends a training in the middle of its second epoch."""
 
@@ -302,14 +328,14 @@ class Kill(Callback):
 def test_a_moving_average_goes_on_where_it_was(dataset, tmp_path):
     found = {}
     for name in ("whole", "killed"):
-        callbacks = [EMAWeightAveraging(decay=0.8), LastEpoch(tmp_path / name)]
+        callbacks = [Ema(decay=0.8), LastEpoch(tmp_path / name)]
         options = {"epochs": 2, "plugins": [AtomicCheckpoints()]}
         data = functools.partial(CropDataModule, dataset.root, batch_size=2)
         module, ckpt = module_of(), None
         if name == "killed":
             with pytest.raises(RuntimeError, match="killed"):
                 train(module_of(), data(), tmp_path, callbacks=[*callbacks, Kill()], **options)
-            callbacks, ckpt = [EMAWeightAveraging(decay=0.8), LastEpoch(tmp_path / name)], tmp_path / name / "last.ckpt"
+            callbacks, ckpt = [Ema(decay=0.8), LastEpoch(tmp_path / name)], tmp_path / name / "last.ckpt"
             torch.manual_seed(99)  # other weights to start from, which must not matter
             for parameter in module.parameters():
                 nn.init.normal_(parameter)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from factory import make_dataset
 from filelock import FileLock
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from omegaconf import OmegaConf
 from training import cpu_trainer
 
@@ -19,6 +19,7 @@ from cropseg import resume
 from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError, MismatchError
 from cropseg.data.datamodule import CropDataModule
+from cropseg.learners.callbacks import Ema
 from cropseg.learners.checkpoints import LastEpoch
 from cropseg.learners.loggers import CsvLogger
 from cropseg.learners.neural import NeuralLearner
@@ -100,7 +101,7 @@ def whole(root, tmp_path_factory):
 
 EXTRA = {
     "none": dict,
-    "ema": lambda: {"ema": EMAWeightAveraging(decay=0.5)},
+    "ema": lambda: {"ema": Ema(decay=0.5)},
     "stop": lambda: {"stop": EarlyStopping("val_loss", patience=2, min_delta=10.0)},
 }
 
