@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cropseg.core.checks import finite
 from cropseg.core.errors import ConfigError
 from cropseg.core.labels import BACKGROUND
 
@@ -58,6 +59,11 @@ class ClassBalanced:
 
     background: bool = True
 
+    def __post_init__(self) -> None:
+        """Check the switch."""
+        if not isinstance(self.background, bool):
+            raise ConfigError("sampling.background must be true or false", self.background, "set one of them")
+
     def weights(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Probability of each patch, float64 (patches,), summing to 1; zeros if nothing is labelled."""
         pixels = counts[:, 0 if self.background else BACKGROUND + 1 :].astype(np.float64)
@@ -90,10 +96,11 @@ class RareClass:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 0 < self.threshold <= 1:
-            raise ConfigError("threshold of rare-class sampling must be above 0 and at most 1", self.threshold)
-        if not 0 < self.share <= 1:
-            raise ConfigError("share of rare-class sampling must be above 0 and at most 1", self.share)
+        for name, usual in (("threshold", 0.25), ("share", 0.1)):
+            value = getattr(self, name)
+            if not finite(value) or not 0 < value <= 1:
+                what = f"sampling.{name} of rare-class sampling must be a number above 0 and at most 1"
+                raise ConfigError(what, value, f"use {usual}")
 
     def weights(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Repeat factor of each patch, float64 (patches,), at least 1."""

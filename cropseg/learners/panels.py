@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from cropseg import pictures
+from cropseg.core.checks import whole
 from cropseg.core.errors import ConfigError
 from cropseg.core.manifest import Dataset
 from cropseg.core.scene import UInt8Array, UInt16Array
@@ -33,14 +34,14 @@ class Panels(Callback):
         every: Epochs between two drawings; the last epoch is always drawn.
 
     Raises:
-        ConfigError: A number is too small.
+        ConfigError: A number is too small, or not whole.
     """
 
     def __init__(self, run_dir: str | Path, patches: int = 4, every: int = 10) -> None:
-        if patches < 0 or every < 1:
-            raise ConfigError(
-                "callbacks.panels: patches must be at least 0, every at least 1", (patches, every), "see conf/callbacks"
-            )
+        for name, value, least in (("patches", patches, 0), ("every", every, 1)):
+            if not whole(value) or value < least:
+                remedy = f"set a whole number, {least} or more"
+                raise ConfigError(f"callbacks.panels.{name}", value, remedy)
         self.run_dir = Path(run_dir)
         self.patches = patches
         self.every = every

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.core.bands import NODATA, QUANTIFICATION, check_bands
+from cropseg.core.checks import whole
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import Dataset
 from cropseg.core.progress import track
@@ -53,13 +54,15 @@ class Features:
                 {"context": list(self.context), "windows": list(self.windows)},
                 "set both (spatial forest) or none (spectral forest)",
             )
+        if any(not whole(size) or size % 2 == 0 or not 3 <= size <= LARGEST_WINDOW for size in self.windows):
+            raise ConfigError(
+                "model.windows of the forest",
+                list(self.windows),
+                f"use whole odd sizes from 3 to {LARGEST_WINDOW} pixels",
+            )
         for name, values in (("context bands", self.context), ("windows", self.windows)):
             if len(set(values)) != len(values):
                 raise ConfigError(f"{name} of the forest repeat", list(values), "name each once")
-        if any(size % 2 == 0 or not 3 <= size <= LARGEST_WINDOW for size in self.windows):
-            raise ConfigError(
-                "windows of the forest", list(self.windows), f"use odd sizes from 3 to {LARGEST_WINDOW} pixels"
-            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -178,8 +181,9 @@ class Sampling:
     def __post_init__(self) -> None:
         """Check the caps."""
         for name in ("per_class", "per_class_and_patch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"sampling.{name} of the forest", getattr(self, name), "set it to 1 or more")
+            value = getattr(self, name)
+            if not whole(value) or value < 1:
+                raise ConfigError(f"model.sampling.{name} of the forest", value, "set a whole number, 1 or more")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,9 @@ class SmpNet(nn.Module):
         bands: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        for option, value in (("arch", arch), ("encoder_name", encoder_name)):
+            if not isinstance(value, str):
+                raise ConfigError(f"model.net.{option} must be a name", value, "see conf/model/smp_unet.yaml")
         # Imported here: it brings torchvision and timm, which the paper's network does without.
         import segmentation_models_pytorch as smp
 

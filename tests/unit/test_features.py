@@ -116,6 +116,9 @@ def test_box_sums_of_ones_count_the_pixels_inside():
         (("B04",), (4,), "odd"),
         (("B04",), (1,), "odd"),
         (("B04",), (LARGEST_WINDOW + 2,), "odd"),
+        (("B04",), (5.0,), "whole"),
+        (("B04",), ("abc",), "whole"),
+        (("B04",), ([5],), "whole"),
     ],
 )
 def test_impossible_features_are_refused(context, windows, word):

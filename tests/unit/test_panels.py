@@ -106,7 +106,7 @@ def test_a_large_patch_is_not_enlarged_and_names_in_any_language_are_drawn(tmp_p
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "b.png")), drawn)
 
 
-@pytest.mark.parametrize("options", [{"patches": -1}, {"every": 0}])
+@pytest.mark.parametrize("options", [{"patches": -1}, {"every": 0}, {"every": "abc"}, {"every": 2.5}])
 def test_impossible_numbers_are_refused(options, tmp_path):
     with pytest.raises(ConfigError, match=r"callbacks\.panels"):
         Panels(tmp_path, **options)

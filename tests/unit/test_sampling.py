@@ -138,6 +138,13 @@ def test_what_is_wrong_is_said(tmp_path):
     for threshold, share in ((0.0, 0.1), (1.1, 0.1), (0.5, 0.0), (0.5, 1.5)):
         with pytest.raises(ConfigError, match="rare-class"):
             RareClass(threshold, share)
+    for name in ("threshold", "share"):
+        for value in ("abc", float("nan"), None, True):
+            with pytest.raises(ConfigError, match=rf"sampling\.{name} of rare-class sampling must be a number"):
+                RareClass(**{name: value})
+    for value in ("abc", 1, None):
+        with pytest.raises(ConfigError, match=r"sampling\.background must be true or false"):
+            ClassBalanced(value)
     make_dataset(tmp_path / "tiny", n=5, size=16)
     data = CropDataModule(tmp_path / "tiny", sampling=ClassBalanced())
     data.setup()

@@ -143,3 +143,10 @@ def test_what_the_library_does_not_know_is_a_typed_error():
         SmpNet("unetplusplus", "mit_b0")
     with pytest.raises(ConfigError, match="bands are"):
         SmpNet("unet", "resnet18", in_channels=3, bands=("B02",))
+
+
+@pytest.mark.parametrize("name", [5, None, True])
+def test_architecture_and_encoder_are_names(name):
+    for option in ("arch", "encoder_name"):
+        with pytest.raises(ConfigError, match=rf"model\.net\.{option} must be a name"):
+            SmpNet(**{option: name})
