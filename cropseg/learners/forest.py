@@ -35,7 +35,7 @@ from cropseg.pictures import choose_patches
 from cropseg.predictor import ModelSpec, read_validation
 
 if TYPE_CHECKING:
-    from cropseg.learners.tracking import Tracker
+    from lightning.pytorch.loggers import Logger
 
 FILE: Final = "forest.skops"
 
@@ -82,6 +82,9 @@ class ForestLearner:
         context: Bands whose surroundings are features too; none for the spectral forest.
         windows: Window sizes in pixels for ``context``.
         logger: Lightning loggers by name; they get the validation scores.
+
+    Raises:
+        ConfigError: ``forest`` is another kind of model, or ``context`` or ``windows`` no list.
     """
 
     def __init__(
@@ -90,8 +93,15 @@ class ForestLearner:
         sampling: Sampling,
         context: Sequence[str] = (),
         windows: Sequence[int] = (),
-        logger: Mapping[str, Tracker] | None = None,
+        logger: Mapping[str, Logger] | None = None,
     ) -> None:
+        if not isinstance(forest, RandomForestClassifier):
+            kind = type(forest)
+            remedy = "use sklearn.ensemble.RandomForestClassifier"
+            raise ConfigError("model.forest is no forest of classes", f"{kind.__module__}.{kind.__qualname__}", remedy)
+        for name, value in (("context", context), ("windows", windows)):
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise ConfigError(f"model.{name} of the forest must be a list", value, "[] for none")
         self.forest = forest
         self.sampling = sampling
         self.context = tuple(context)
@@ -111,8 +121,12 @@ class ForestLearner:
 
         Raises:
             InputError: The training or the validation part is empty, or holds too few classes.
-            ConfigError: The features do not fit the dataset's bands.
+            ConfigError: The features do not fit the dataset's bands, or a tracker is none.
         """
+        # Imported here: a forest predicts without Lightning.
+        from cropseg.learners.tracking import with_csv
+
+        loggers = with_csv(self.logger, run_dir)
         data.setup("fit")
         dataset, parts = data.dataset, data.parts
         clear(run_dir)
@@ -145,20 +159,18 @@ class ForestLearner:
         predictor.confusion = validate(predictor, dataset, parts["val"])
         hardware.record(run_dir, seconds=spent)
         predictor.save(run_dir)
-        self._log(predictor, data, run_dir)
+        self._log(predictor, data, run_dir, loggers)
         say(f"validation miou_present {predictor.validation_score:.4f}; the run is in {run_dir}")
         return predictor
 
-    def _log(self, predictor: ForestPredictor, data: TrainingData, run_dir: Path) -> None:
+    def _log(self, predictor: ForestPredictor, data: TrainingData, run_dir: Path, loggers: Sequence[Logger]) -> None:
         """Tell every tracker all at once, so that no run of theirs is left open by a training that failed."""
-        # Imported here: a forest predicts without Lightning.
-        from cropseg.learners.tracking import announce, iou_names, show_confusion, show_panel, with_csv
+        from cropseg.learners.tracking import announce, iou_names, show_confusion, show_panel
 
         dataset = data.dataset
         found = scores(predictor.confusion, dataset.spec.protocol)
         logged = {f"val_{name}": value for name, value in found.items() if isinstance(value, float)}
         logged |= zip(iou_names(dataset.spec.taxonomy), found["iou"], strict=True)
-        loggers = with_csv(self.logger, run_dir)
         announce(loggers, run_dir, dataset, data.split)
         for logger in loggers:
             logger.log_metrics({"epoch": 0.0, **logged}, step=0)

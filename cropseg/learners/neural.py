@@ -120,6 +120,7 @@ class NeuralLearner:
             TrainingError: A loss is infinite or no number.
         """
         run_dir = Path(run_dir)
+        trackers = with_csv(self.logger, run_dir)
         if self.note:
             say(self.note)
         data.setup("fit")
@@ -153,7 +154,7 @@ class NeuralLearner:
             f"{dataset.spec.name}, validating on {len(data.parts['val'])}"
         )
         with _quiet(), joint.disbanded_after():
-            trainer = self._trainer(run_dir)
+            trainer = self._trainer(run_dir, trackers)
             announce(trainer.loggers, run_dir, dataset, data.split)
             started = time.perf_counter()
             try:
@@ -201,7 +202,7 @@ class NeuralLearner:
         say(f"validation miou_present {predictor.validation_score:.4f} at epoch {epoch + 1}; the run is in {run_dir}")
         return predictor
 
-    def _trainer(self, run_dir: Path) -> L.Trainer:
+    def _trainer(self, run_dir: Path, trackers: list[Logger]) -> L.Trainer:
         for name, callback in self.callbacks.items():
             if not isinstance(callback, Callback):  # an experiment sets options of one that callbacks=none left out
                 remedy = "leave callbacks= out, or choose one that has it, such as callbacks=default"
@@ -223,7 +224,7 @@ class NeuralLearner:
             trainer = self.trainer(
                 # What is kept of an epoch, once the others have done with it.
                 callbacks=sorted(self.callbacks.values(), key=lambda callback: isinstance(callback, LastEpoch)),
-                logger=with_csv(self.logger, run_dir),
+                logger=trackers,
                 default_root_dir=run_dir,
                 enable_checkpointing=any(hasattr(c, "best_model_path") for c in self.callbacks.values()),
                 **options,

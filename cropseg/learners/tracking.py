@@ -10,10 +10,12 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cropseg import pictures
+from cropseg.core.errors import ConfigError
 from cropseg.core.manifest import Dataset
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.core.taxonomy import Taxonomy
@@ -72,8 +74,16 @@ def announce(loggers: Iterable[Tracker], run_dir: Path, dataset: Dataset, split:
         logger.log_hyperparams(description)
 
 
-def with_csv(loggers: Mapping[str, Tracker], run_dir: Path) -> list[Tracker]:
-    """The trackers, and ``metrics.csv`` even where none was asked for: reports and curves are read off it."""
+def with_csv(loggers: Mapping[str, Logger], run_dir: Path) -> list[Logger]:
+    """The trackers, and ``metrics.csv`` even where none was asked for: reports and curves are read off it.
+
+    Raises:
+        ConfigError: One is no logger of Lightning's kind.
+    """
+    for name, logger in loggers.items():
+        if not isinstance(logger, Logger):
+            remedy = "choose one from conf/logger, or a _target_ that is a lightning.pytorch.loggers.Logger"
+            raise ConfigError(f"logger.{name} is no logger", type(logger).__name__, remedy)
     chosen = list(loggers.values())
     return chosen if any(isinstance(one, CsvLogger) for one in chosen) else [CsvLogger(run_dir), *chosen]
 

@@ -11,7 +11,9 @@ import skops.io
 from factory import make_dataset
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from lightning.pytorch.loggers import Logger
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier, RandomForestRegressor
+from torch import nn
 
 from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
@@ -39,8 +41,11 @@ class Data:
         return None
 
 
-class Tracker:
+class Tracker(Logger):
+    name, version = "mine", ""
+
     def __init__(self):
+        super().__init__()
         self.seen, self.status, self.told = [], None, None
 
     def log_hyperparams(self, params):
@@ -433,3 +438,29 @@ def test_estimators_that_are_no_trees_and_classes_that_the_run_lacks_are_refused
 def test_values_that_scikit_learn_refuses_are_named_by_their_group(dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.forest is refused.*n_estimators"):
         learner(trees=0).fit(Data(dataset), tmp_path)
+
+
+@pytest.mark.parametrize("value", [1.5, "abc", None, True, float("nan")])
+def test_caps_are_whole_numbers(value):
+    for name in ("per_class", "per_class_and_patch"):
+        with pytest.raises(ConfigError, match=rf"model\.sampling\.{name} of the forest\b.*whole number"):
+            Sampling(**{"per_class": 10, "per_class_and_patch": 10, "seed": 0, name: value})
+
+
+@pytest.mark.parametrize("value", [5, None, "abc"])
+def test_bands_and_windows_are_lists(value):
+    for name in ("context", "windows"):
+        with pytest.raises(ConfigError, match=rf"model\.{name} of the forest must be a list"):
+            learner(**{**SPATIAL, name: value})
+
+
+def test_another_kind_of_model_is_refused():
+    for forest in (RandomForestRegressor(), ExtraTreesClassifier(), None):
+        with pytest.raises(ConfigError, match=r"model\.forest is no forest of classes: .*RandomForestClassifier"):
+            ForestLearner(forest, Sampling(10, 10, 0))
+
+
+def test_what_is_no_tracker_is_refused_before_training(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"logger\.csv is no logger: 'Identity'\. choose one from conf/logger"):
+        learner(logger={"csv": nn.Identity()}).fit(Data(dataset), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

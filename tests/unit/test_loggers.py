@@ -222,6 +222,13 @@ def test_csv_is_not_written_twice(tmp_path):
     assert [type(one) for one in with_csv({}, tmp_path)] == [CsvLogger]
 
 
+def test_what_is_no_tracker_is_refused_before_training(dataset, tmp_path):
+    for wrong, kind in ((torch.nn.Identity(), "Identity"), ({"save_dir": "x"}, "dict")):
+        with pytest.raises(ConfigError, match=rf"logger\.mine is no logger: '{kind}'"):
+            train(dataset, tmp_path / "run", {"csv": CsvLogger(tmp_path), "mine": wrong})
+    assert not (tmp_path / "run").exists()
+
+
 def trainer(**more):
     defaults = {"num_training_batches": 2, "num_val_batches": [3], "max_epochs": 10, "current_epoch": 0}
     progress = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(is_last_batch=True)))
