@@ -259,7 +259,8 @@ class MlflowRun(MLFlowLogger):
         # Nothing leaves this machine unless asked.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         if experiment is None or not str(experiment).strip():
-            raise ConfigError("logger.mlflow.experiment is no name", experiment, "leave it out for cropseg")
+            shown = "null" if experiment is None else experiment
+            raise ConfigError("logger.mlflow.experiment is no name", shown, "leave it out for cropseg")
         experiment = str(experiment)
         try:
             import mlflow  # noqa: F401

@@ -54,7 +54,8 @@ class SmpNet(nn.Module):
         super().__init__()
         for option, value in (("arch", arch), ("encoder_name", encoder_name)):
             if not isinstance(value, str):
-                raise ConfigError(f"model.net.{option} must be a name", value, "see conf/model/smp_unet.yaml")
+                shown = "null" if value is None else value
+                raise ConfigError(f"model.net.{option} must be a name", shown, "see conf/model/smp_unet.yaml")
         # Imported here: it brings torchvision and timm, which the paper's network does without.
         import segmentation_models_pytorch as smp
 

@@ -421,7 +421,7 @@ def test_a_kill_while_mlflow_makes_its_tables_harms_no_later_run(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning")
 def test_what_mlflow_refuses_is_one_line(tmp_path):
     for value in (None, " "):
-        with pytest.raises(ConfigError, match=r"logger\.mlflow\.experiment is no name"):
+        with pytest.raises(ConfigError, match=r"logger\.mlflow\.experiment is no name: "):
             MlflowRun(tmp_path / "m", tmp_path, experiment=value)
     with pytest.raises(ConfigError, match=r"logger\.mlflow\.uri=foo://bar is refused: .*give http://"):
         MlflowRun(tmp_path / "m", tmp_path, uri="foo://bar")

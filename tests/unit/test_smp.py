@@ -148,5 +148,5 @@ def test_what_the_library_does_not_know_is_a_typed_error():
 @pytest.mark.parametrize("name", [5, None, True])
 def test_architecture_and_encoder_are_names(name):
     for option in ("arch", "encoder_name"):
-        with pytest.raises(ConfigError, match=rf"model\.net\.{option} must be a name"):
+        with pytest.raises(ConfigError, match=rf"model\.net\.{option} must be a name: "):
             SmpNet(**{option: name})
