@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import Final, TypeGuard
+
+LARGEST: Final = sys.float_info.max
 
 
 def finite(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a number, neither infinite nor NaN; truth values are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def whole(value: object) -> TypeGuard[int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cropseg.core.checks import finite, whole
 from cropseg.core.errors import ConfigError
 
 
@@ -61,7 +60,7 @@ def check_paper(paper: Any) -> None:
 def whole_number(least: int, most: int | None = None) -> Kind:
     """A whole number from ``least`` on, and up to ``most`` if that is given."""
     said = f"{least} or more" if most is None else f"{least} to {most}"
-    return Kind(f"a whole number, {said}", lambda v: _is_whole(v) and least <= v and (most is None or v <= most))
+    return Kind(f"a whole number, {said}", lambda v: whole(v) and least <= v and (most is None or v <= most))
 
 
 def choice(*known: str) -> Kind:
@@ -84,21 +83,13 @@ def made_as(kind: type) -> Kind:
     return Kind("the options of its own that the importer's YAML has", lambda value: isinstance(value, kind))
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (_is_whole(value) and abs(value) <= sys.float_info.max)
+    return isinstance(value, float) or finite(value)
 
 
-def _is_finite(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
-
-
-NUMBER: Final = Kind("a number", _is_finite)
-ABOVE_0: Final = Kind("a number above 0", lambda value: _is_finite(value) and value > 0)
-SHARE: Final = Kind("a number from 0 to 1", lambda value: _is_finite(value) and 0 <= value <= 1)
+NUMBER: Final = Kind("a number", finite)
+ABOVE_0: Final = Kind("a number above 0", lambda value: finite(value) and value > 0)
+SHARE: Final = Kind("a number from 0 to 1", lambda value: finite(value) and 0 <= value <= 1)
 NODATA: Final = list_of(Kind("", _is_number), "[0], of numbers; nan on the command line and .nan in YAML is one")
 SWITCH: Final = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT: Final = Kind("text, a number in quotes", lambda value: isinstance(value, str))
