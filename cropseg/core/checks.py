@@ -11,7 +11,7 @@ LARGEST: Final = sys.float_info.max
 
 def finite(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a number, neither infinite nor NaN; truth values are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(-LARGEST <= value <= LARGEST)  # type: ignore[operator]
 
 
 def whole(value: object) -> TypeGuard[int]:
