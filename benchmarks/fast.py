@@ -11,9 +11,10 @@ second alone. On a processor, where bf16 is emulated and compiling does not pay:
     --fast model.compile=false model.channels_last=false trainer.precision=32-true dataset.batch_size=8
            optimizer.lr=2e-3
 
-A run that was killed goes on when the same command is given again. Time is the sum of ``epoch_seconds``: validation,
-compiling and checkpoints are in it. The target of a comparison is the score that every run reaches: the lowest of the
-runs' best. Written are ``score.png`` (``curves.py x=minutes mean=true``) and the table that is printed.
+A run that was killed goes on when the same command is given again, and a finished one is not trained again. Time is
+the sum of ``epoch_seconds``: validation, compiling and checkpoints are in it. The target of a comparison is the score
+that every run reaches: the lowest of the runs' best. Written are ``score.png`` (``curves.py x=minutes mean=true``)
+and the table that is printed.
 """
 
 from __future__ import annotations
@@ -42,13 +43,12 @@ def train(args, name, epochs, overrides):
     runs = []
     for seed in args.seeds:
         folder = Path(args.out) / f"{name}_{seed}"
-        if not (folder / "spec.json").is_file():
-            command = [
-                sys.executable, str(ROOT / "train.py"), "dataset=folder", f"dataset.root={args.dataset}",
-                f"seed={seed}", f"epochs={epochs}", "resume=auto", f"paths.runs={args.out}", f"hydra.run.dir={folder}",
-                *overrides, *args.both, *(args.fast if name == "fast" else []),
-            ]  # fmt: skip
-            subprocess.run(command, check=True, cwd=ROOT)
+        command = [
+            sys.executable, str(ROOT / "train.py"), "dataset=folder", f"dataset.root={args.dataset}",
+            f"seed={seed}", f"epochs={epochs}", "resume=auto", f"paths.runs={args.out}", f"hydra.run.dir={folder}",
+            *overrides, *args.both, *(args.fast if name == "fast" else []),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, cwd=ROOT)
         runs.append(open_run(folder))
     return runs
 

@@ -164,8 +164,7 @@ def _is_defect(error: BaseException) -> bool:
     cause = error.__cause__
     if type(cause).__name__ == "MisconfigurationException":  # Lightning's, which is not imported here: it takes seconds
         return False
-    mendable = HydraException | OmegaConfBaseException | OSError | TypeError | ValueError
-    return cause is not None and not isinstance(cause, mendable)
+    return cause is not None and not isinstance(cause, HydraException | OmegaConfBaseException | OSError | TypeError)
 
 
 def refuse_unused(cfg: DictConfig, user: str, groups: Iterable[str]) -> None:

@@ -47,24 +47,26 @@ class Line:
     def over(self, x: Axis, column: str) -> npt.NDArray[np.float64]:
         """Place, mean, lowest and highest of a column; (epochs, 4), the epochs that have a finite value.
 
-        Where some runs stopped earlier, over those that went on.
-
         Args:
-            x: What the place is: the epoch, from 1; or the minutes of training until its end, the mean over the runs.
+            x: What the place is: the epoch, from 1, and where some runs stopped earlier, of those that went on; or the
+                minutes of training until its end, the mean over the runs, as far as all of them went.
             column: Of ``metrics.csv``.
         """
-        values: dict[int, list[tuple[float, float]]] = {}
+        values: dict[int, list[float]] = {}
+        places: dict[int, list[float]] = {}
         for history in self.histories:
-            if column in history:
-                epochs = history["epoch"]
-                ends = epochs + 1 if x == "epoch" else np.cumsum(history[SECONDS]) / 60
-                for epoch, place, value in zip(epochs, ends, history[column], strict=True):
-                    if math.isfinite(value):
-                        values.setdefault(int(epoch), []).append((float(place), float(value)))
-        rows = []
-        for _, found in sorted(values.items()):
-            places, ys = zip(*found, strict=True)
-            rows.append((float(np.mean(places)), float(np.mean(ys)), min(ys), max(ys)))
+            epochs = history["epoch"].astype(int).tolist()
+            ends = np.cumsum(history[SECONDS]) / 60 if x == "minutes" else history["epoch"] + 1
+            for epoch, end in zip(epochs, ends.tolist(), strict=True):
+                places.setdefault(epoch, []).append(end)
+            for epoch, value in zip(epochs, history.get(column, np.zeros(0)).tolist(), strict=False):
+                if math.isfinite(value):
+                    values.setdefault(epoch, []).append(value)
+        rows = [
+            (float(np.mean(places[epoch])), float(np.mean(found)), min(found), max(found))
+            for epoch, found in sorted(values.items())
+            if x == "epoch" or len(places[epoch]) == len(self.histories)
+        ]
         return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
     def end_of(self, x: Axis, epoch: int) -> float:

@@ -14,25 +14,27 @@ from typing import Any, Final
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.override_parser.types import Override, QuotedString, Transformer
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cropseg.core.checks import whole
 from cropseg.core.errors import ConfigError
 
 WHOLE: Final = frozenset({
-    "accumulate_grad_batches", "batch_size", "epochs", "every", "log_every_n_steps", "num_sanity_val_steps",
-    "num_workers", "patience", "per_class_and_patch", "seed", "T_max", "update_every_n_steps", "workers",
+    "accumulate_grad_batches", "batch_size", "epochs", "every", "patience", "per_class_and_patch", "seed", "T_max",
+    "update_every_n_steps", "workers",
 })  # fmt: skip
 """Last parts of the names of options that are whole numbers, never null."""
 
 WORDS: Final = frozenset({
     "init_from", "legend", "map", "out", "parcels", "product", "resume", "root", "run_dir", "sample", "title",
+    "uri",
 })  # fmt: skip
 """Last parts of the names of options that are words or null, most of them paths."""
 
-ELSE: Final = frozenset({"devices", "trainer.deterministic"})
+ELSE: Final = frozenset({"devices", "trainer.devices", "trainer.deterministic"})
 """Options whose default does not tell all that they take."""
 
 
@@ -55,7 +57,8 @@ def check(conf: Path, name: str, words: Sequence[str]) -> None:
         with initialize_config_dir(str(conf), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             groups = [one for one in overrides if loader.get_group_options(one.key_or_group)]
-            for one in groups:
+            elsewhere = any(one.key_or_group == "hydra.searchpath" for one in overrides)
+            for one in () if elsewhere else groups:
                 _check_choice(one, loader.get_group_options(one.key_or_group))
             plain = [one for one in overrides if one not in groups and not one.key_or_group.startswith("hydra")]
             if not plain:
@@ -93,7 +96,9 @@ def _chosen(group: Override) -> str | None:
 
 def _values(override: Override) -> Iterator[Any]:
     if override.is_choice_sweep():
-        yield from override.sweep_iterator(transformer=Transformer.identity)
+        # Choices keep their quotes, values do not.
+        for one in override.sweep_iterator(transformer=Transformer.identity):
+            yield one.text if isinstance(one, QuotedString) else one
     elif not override.is_sweep_override():
         yield override.value()
 
@@ -106,8 +111,8 @@ def _default(config: DictConfig, key: str) -> Any:
 
 
 def _wrong(name: str, default: Any, value: Any) -> str:
-    """What to give instead; empty where nothing is wrong."""
-    if isinstance(value, str) and "${" in value:
+    """What to give instead; empty where nothing is wrong, or where only those who use the value can tell."""
+    if (isinstance(value, str) and "${" in value) or isinstance(value, dict):
         return ""
     if name in WORDS and (default is None or isinstance(default, str)):
         return "" if value is None or isinstance(value, str) else "give one word, in quotes if it is a number"
@@ -115,18 +120,19 @@ def _wrong(name: str, default: Any, value: Any) -> str:
         return "" if isinstance(value, bool) else "give true or false"
     if isinstance(default, int | float):
         if name in WHOLE and isinstance(default, int):
-            return "" if isinstance(value, int) and not isinstance(value, bool) else "give a whole number"
-        return "" if value is None or _is_number(value) else "give a number"
-    if isinstance(default, ListConfig) and not isinstance(value, dict | None):
-        numbers = all(_is_number(one) for one in default) and len(default) > 0
-        if not isinstance(value, list | str):
+            return "" if whole(value) else "give a whole number"
+        is_nan = isinstance(value, float) and math.isnan(value)
+        return "" if value is None or (_is_number(value) and not is_nan) else "give a number"
+    if isinstance(default, ListConfig):
+        if isinstance(value, bool | int | float):
             return "give a list: [a,b]"
-        if numbers and not (isinstance(value, list) and all(_is_number(one) for one in value)):
-            return "give a list of numbers: [1,2]"
-    if isinstance(default, DictConfig) and not isinstance(value, dict | None):
+        if isinstance(value, list) and len(default) and all(_is_number(one) for one in default):
+            wrong = any(isinstance(one, str) and "${" not in one for one in value)
+            return "give a list of numbers: [1,2]" if wrong else ""
+    if isinstance(default, DictConfig) and isinstance(value, bool | int | float):
         return f"give what is in it: {name}.<key>=…"
     return ""
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)

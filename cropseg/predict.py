@@ -23,6 +23,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 
 from cropseg.core import storage
+from cropseg.core.checks import whole
 from cropseg.core.errors import ConfigError, InputError, MismatchError, StorageError
 from cropseg.core.labels import IGNORE
 from cropseg.core.manifest import open_dataset
@@ -176,7 +177,8 @@ def map_product(
     Raises:
         ConfigError: ``scl_invalid`` holds what is no scene class.
     """
-    unknown = [one for one in scl_invalid if one not in range(12) or isinstance(one, bool)]
+    scl_invalid = tuple(scl_invalid or ())
+    unknown = [one for one in scl_invalid if not whole(one) or one not in range(12)] if mask_clouds else []
     if unknown:
         raise ConfigError("map.scl_invalid lists scene classes", unknown, "use 0 to 11")
     name = "_".join([scene.name, run.name.replace("/", "_"), *([tta] if tta else [])])

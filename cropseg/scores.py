@@ -214,7 +214,8 @@ def titles(scopes: Sequence[Scope]) -> list[str]:
         if len({one.digest for one in alike}) > 1:
             told.append(scope.digest[:8] or "unknown")
         found.append(f"{scope.key} ({', '.join(told)})" if told else scope.key)
-    return found
+    # The same classes in another order are told apart by their place alone.
+    return [one if found.count(one) == 1 else f"{one}, no. {found[: i + 1].count(one)}" for i, one in enumerate(found)]
 
 
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -125,15 +126,23 @@ class Ema(EMAWeightAveraging):
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse an average that would begin after the last step, and stay at the untrained weights.
+        """Refuse an average that would stay at the untrained weights, or at those after the first step.
 
         Raises:
             ConfigError: It would.
         """
-        first, steps = self.update_starting_at_step, trainer.estimated_stepping_batches
-        if first is not None and self.update_starting_at_epoch is None and 0 < steps <= first:
-            remedy = f"training has {int(steps)} steps: leave it out, or begin earlier"
-            raise ConfigError("callbacks.ema.update_starting_at_step is after the last step", first, remedy)
+        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
+        if not math.isfinite(steps) or epochs < 0:
+            return
+        last = (int(steps) - 1) // self.update_every_n_steps * self.update_every_n_steps
+        by_steps = last >= (self.update_starting_at_step or 0) and (last > 0 or steps <= 1)
+        by_epochs = self.update_starting_at_epoch is not None and self.update_starting_at_epoch < epochs
+        if steps > 0 and not by_steps and not by_epochs:
+            given = [self.update_every_n_steps, self.update_starting_at_step, self.update_starting_at_epoch]
+            what = (
+                "callbacks.ema: no update after the first step, with update_every_n_steps and both update_starting_at"
+            )
+            raise ConfigError(what, given, f"training has {int(steps)} steps: update more often, or begin earlier")
 
 
 class EpochLine(Callback):

@@ -263,7 +263,7 @@ class MlflowRun(MLFlowLogger):
             raise ConfigError("logger.mlflow.experiment is no name", shown, "leave it out for cropseg")
         experiment = str(experiment)
         try:
-            import mlflow  # noqa: F401
+            from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise _missing("mlflow", "pip install 'cropseg[mlflow]'") from error
         self.folder = None if uri else Path(folder).absolute()
@@ -291,7 +291,8 @@ class MlflowRun(MLFlowLogger):
                 _make_database(database)
             super().__init__(experiment, run.name, tracking_uri=f"sqlite:///{database}", tags=tags)
             if self._mlflow_client.get_experiment_by_name(experiment) is None:
-                self._mlflow_client.create_experiment(experiment, (store / "artifacts").as_uri())
+                with options_of("logger.mlflow.experiment", MlflowException):
+                    self._mlflow_client.create_experiment(experiment, (store / "artifacts").as_uri())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -373,7 +374,7 @@ def _opening(database: Path) -> Iterator[None]:
 @contextmanager
 def _asked_once(uri: str) -> Iterator[None]:
     """Ask a server without MLflow's minutes of trying again, and turn its refusal into one line."""
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException, RestException
     from sqlalchemy.exc import SQLAlchemyError
 
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -386,6 +387,9 @@ def _asked_once(uri: str) -> Iterator[None]:
         if not uri.startswith(("http://", "https://")):
             remedy = "give http://<host>:<port> of a server, or leave it out for a local database"
             raise ConfigError(f"logger.mlflow.uri={shown} is refused", reason, remedy) from error
+        if isinstance(error, RestException) or "failed with error code" in str(error):
+            remedy = "check logger.mlflow.experiment, and the login in MLFLOW_TRACKING_USERNAME and _PASSWORD or _TOKEN"
+            raise ConfigError(f"the MLflow server at {shown} refuses", reason, remedy) from error
         remedy = "start the server there, or leave logger.mlflow.uri out for a local database"
         raise SourceError(f"no MLflow server answers at logger.mlflow.uri={shown}", reason, remedy) from error
     finally:

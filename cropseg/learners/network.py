@@ -79,14 +79,15 @@ class NeuralPredictor:
         Raises:
             ConfigError: There are fewer GPUs, or cores.
         """
-        on_gpu = next(self.net.parameters()).is_cuda
+        mine = next(self.net.parameters()).device
+        on_gpu = mine.type == "cuda"
         there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
         wanted = devices or (there if on_gpu else 1)
         if wanted > there:
             what = "GPUs" if on_gpu else "cores and no GPU"
             raise ConfigError(f"there are {there} {what}, fewer than devices", wanted, "give devices=auto")
-        names = [f"cuda:{i}" for i in range(wanted)] if on_gpu else ["cpu"] * wanted
-        return (self, *(replace(self, net=copy.deepcopy(self.net)).to(name) for name in names[1:]))
+        others = [f"cuda:{i}" for i in range(there) if i != (mine.index or 0)] if on_gpu else ["cpu"] * wanted
+        return (self, *(replace(self, net=copy.deepcopy(self.net)).to(name) for name in others[: wanted - 1]))
 
     def probabilities(self, images: UInt16Array) -> npt.NDArray[np.float32]:
         """Class probabilities, float32 (n, classes, height, width)."""

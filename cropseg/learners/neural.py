@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from cropseg.core.checks import finite
 from cropseg.core.errors import ConfigError, CropsegError
 from cropseg.core.progress import say
 from cropseg.data.datamodule import CropDataModule
@@ -37,7 +38,7 @@ from cropseg.metrics import Confusion
 from cropseg.predictor import ModelSpec
 
 PRECISIONS: Final = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
-"""What weights in 32 bits allow: the last three are Lightning's other names of the first."""
+"""What weights in 32 bits allow; the last three are other names of the first three."""
 
 
 class NeuralLearner:
@@ -167,7 +168,9 @@ class NeuralLearner:
             except (MisconfigurationException, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
                 # Some options are looked at when it is too late to ask, such as what early stopping goes by.
                 named = isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error)
-                if not named and (isinstance(error, RuntimeError | CropsegError) or not refused_by_library(error)):
+                if not named and (
+                    isinstance(error, RuntimeError | CropsegError) or not refused_by_library(error, __file__)
+                ):
                     raise
                 remedy = "see conf/trainer, conf/callbacks and conf/scheduler"
                 raise ConfigError("training is refused", str(error), remedy) from error
@@ -211,10 +214,11 @@ class NeuralLearner:
                 remedy = "give the validations without progress to wait for, 0 or more"
                 raise ConfigError(f"callbacks.{name}.patience", callback.patience, remedy)
         bound = getattr(self.trainer, "keywords", {})
-        if (precision := str(bound.get("precision", PRECISIONS[0]))) not in PRECISIONS:
+        if (precision := str(bound.get("precision") or PRECISIONS[0])) not in PRECISIONS:
             raise ConfigError("trainer.precision", precision, f"choose {', '.join(PRECISIONS)}")
-        if (clip := bound.get("gradient_clip_val")) is not None and not clip >= 0:
-            raise ConfigError("trainer.gradient_clip_val", clip, "give the largest norm, above 0; null clips nothing")
+        clip = bound.get("gradient_clip_val")
+        if clip is not None and not (finite(clip) and clip >= 0):
+            raise ConfigError("trainer.gradient_clip_val", clip, "give a number of at least 0; null clips nothing")
         if (steps := bound.get("accumulate_grad_batches", 1)) is not None and steps < 1:
             raise ConfigError("trainer.accumulate_grad_batches must be at least 1", steps, "1 accumulates nothing")
         options: dict[str, Any] = {"plugins": [*(bound.get("plugins") or ()), AtomicCheckpoints()]}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePath
+from pathlib import Path
 from traceback import walk_tb
+from typing import Final
 
 from cropseg.core.errors import ConfigError
+
+PACKAGE: Final = Path(__file__).parents[1]
 
 
 @contextmanager
@@ -26,11 +29,15 @@ def options_of(group: str, *others: type[Exception]) -> Iterator[None]:
         raise ConfigError(f"{group} is refused", str(error), remedy) from error
 
 
-def refused_by_library(error: BaseException) -> bool:
-    """Whether an error arose in Lightning's or an optimiser's own code, on whose way no line of ours stands in between.
+def refused_by_library(error: BaseException, caller: str) -> bool:
+    """Whether an error arose in a library that ``caller`` called, with no line of ours in between.
 
-    Those take options as they are and work with them later, so what is wrong with one shows there.
+    Lightning and optimisers take options as they are and work with them later, so what is wrong with one shows there.
+
+    Args:
+        error: As it was caught.
+        caller: File of the module that called the library.
     """
-    frames = [PurePath(frame.f_code.co_filename).parts for frame, _ in walk_tb(error.__traceback__)]
-    last = frames[-1] if frames else ()
-    return "lightning" in last or ("torch" in last and "optim" in last)
+    files = [Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__)]
+    own = [i for i, file in enumerate(files) if file.is_relative_to(PACKAGE)]
+    return bool(own) and own[-1] < len(files) - 1 and files[own[-1]] == Path(caller)

@@ -79,9 +79,13 @@ def test_as_many_gpus_as_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     net = network()
     assert shared(net, "auto") is net  # it lies on the CPU
-    monkeypatch.setattr(net.net, "parameters", lambda: iter([SimpleNamespace(is_cuda=True)]))
+    monkeypatch.setattr(net.net, "parameters", lambda: iter([SimpleNamespace(device=torch.device("cuda:1"))]))
     with pytest.raises(ConfigError, match="there are 2 GPUs, fewer than devices: 3"):
         shared(net, 3)
+    placed = []
+    monkeypatch.setattr(NeuralPredictor, "to", lambda self, name: placed.append(name) or self)
+    assert len(net.copies(None)) == len(net.copies(2)) == 2
+    assert placed == ["cuda:0", "cuda:0"]  # the other one
 
 
 def test_a_processor_holds_no_more_copies_than_it_has_cores():

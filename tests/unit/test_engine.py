@@ -311,9 +311,15 @@ def test_impossible_moving_averages_are_refused(options):
 
 def test_a_moving_average_that_would_never_begin_is_refused(dataset, tmp_path):
     data = functools.partial(CropDataModule, dataset.root, batch_size=2)
-    late = Ema(decay=0.8, update_starting_at_step=1000)
-    with pytest.raises(ConfigError, match=r"callbacks\.ema\.update_starting_at_step is after the last step: 1000"):
-        train(module_of(), data(), tmp_path, callbacks=[late])
+    never = (
+        {"update_starting_at_step": 1000},
+        {"update_every_n_steps": 1000},  # the first step alone
+        {"update_starting_at_step": 2, "update_every_n_steps": 1000},
+        {"update_starting_at_step": 1000, "update_starting_at_epoch": 1000},
+    )
+    for options in never:
+        with pytest.raises(ConfigError, match=r"callbacks\.ema: no update after the first step"):
+            train(module_of(), data(), tmp_path, callbacks=[Ema(decay=0.8, **options)])
     train(module_of(), data(), tmp_path, callbacks=[Ema(decay=0.8, update_starting_at_step=1)])
 
 

@@ -1,5 +1,7 @@
 """What a command line is refused for before anything starts."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
         ("train", "-m model=unet4gn,rf_spectral dataset.augment=maybe", "give true or false"),
         ("train", "model=rf_spatial model.windows=5", "give a list"),
         ("train", "model=rf_spatial model.windows=[a]", "give a list of numbers"),
-        ("train", "model=rf_spatial model.windows=a", "give a list of numbers"),
+        ("train", "trainer=ddp trainer.strategy=3", r"give what is in it: strategy\.<key>"),
+        ("train", "logger=mlflow logger.mlflow.uri=5", "give one word"),
         ("train", "loss.terms.dice=3", r"give what is in it: dice\.<key>"),
         ("train", "logger=[]", r"option logger: '\[\]'. choose from .*csv"),
         ("train", "logger=[csv,nope]", r"option logger: \['nope'\]. choose from .*csv"),
@@ -57,8 +60,38 @@ def test_a_value_of_another_kind_is_refused_by_name(command, words, says):
         ("evaluate", "run=[a,b] devices=auto evaluation=[internal,unseen]"),
         ("evaluate", "run={_target_:a.B} map=x.tif"),
         ("curves", "formats=png"),
+        ("train", "loss=ce loss.weights=inverse_frequency"),
+        ("train", "loss.terms.ce.weights=median_frequency"),
+        ("train", "-m loss=ce,focal loss.weights=null,inverse_frequency"),
+        ("train", "trainer=gpu trainer.devices=auto"),
+        ("train", "trainer.devices=[0,1] trainer.num_sanity_val_steps=null trainer.log_every_n_steps=null"),
+        ("train", "trainer=ddp trainer.strategy=ddp dataset.num_workers=null"),
+        ("train", "optimizer.betas=[0.9,${oc.env:B2,0.999}]"),
+        ("train", """-m init_from="runs/a b","runs/b" resume='auto',null"""),
+        ("evaluate", "evaluation=[internal,mine] hydra.searchpath=[file:///somewhere]"),
+        ("sample", "expected_accuracy={maize:0.9}"),
+        ("prepare", "importer=folder importer.values.nodata=[0,nan]"),
         ("predict", "map.window=null map.confidence=true"),
     ],
 )
 def test_what_may_be_right_goes_on_to_hydra(command, words):
-    check(CONF, command, words.split())
+    check(CONF, command, re.split(r" (?=[^ ]+=)", words) if words else [])
+
+
+def documented():
+    """The commands of the documents, but for those with gaps to fill in."""
+    pages = [CONF.parent / "README.md", *sorted((CONF.parent / "docs").rglob("*.md"))]
+    lines = {line for page in pages for line in re.findall(r"python ([a-z_]+)\.py ([^`#|\n]*)", page.read_text())}
+    for command, rest in sorted(lines):
+        if (CONF / f"{command}.yaml").is_file() and not re.search(r"[<…&]|\.\.\.", rest):
+            try:
+                yield command, tuple(shlex.split(rest))
+            except ValueError:  # a quote that ends on another line
+                continue
+
+
+def test_no_documented_command_is_refused():
+    commands = list(documented())
+    assert len(commands) > 50
+    for command, words in commands:
+        check(CONF, command, words)

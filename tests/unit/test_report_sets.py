@@ -16,7 +16,7 @@ from cropseg.report import beside, claims, depth, panels, sections, statistics, 
 from cropseg.report.content import Bars, Bullets, Grid, Grouped, Matrix
 from cropseg.report.paper_tables import paper_tables
 from cropseg.runs import open_run
-from cropseg.scores import Evaluation
+from cropseg.scores import Evaluation, Scope, titles
 from cropseg.seeds import sets_of
 
 CLASSES = taxonomy.load("eurocrops10").names
@@ -243,3 +243,9 @@ def test_a_lost_table_costs_its_set_alone(tmp_path):
     assert "internal by country" in notes
     assert statistics.section([run]).blocks
     assert storage.read_json(Path(run.results) / "away.json")["set"] == "away"
+
+
+def test_no_two_sets_of_patches_have_one_title():
+    scopes = [Scope.of(one) for one in (evaluation(), evaluation(classes=CLASSES[::-1]), evaluation(split="random"))]
+    assert len(set(titles(scopes))) == 3
+    assert titles(scopes[:1]) == ["internal"]
