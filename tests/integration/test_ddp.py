@@ -71,10 +71,11 @@ def test_two_processes_do_what_one_does_at_the_same_global_batch(root, tmp_path)
     kept = json.loads((both / "validation.json").read_text())
     assert kept["confusion"] == confusion_of(both, root).tolist()
 
-    # Trained at equal global batch, weights and labels differ by the order of additions only.
+    # Trained at equal global batch, weights and labels differ by the order of additions only. Adam makes up to a step
+    # of the rate (3e-4) of a gradient that is nothing but its rounding.
     weights = [torch.load(run / "weights.pt", weights_only=True) for run in (both, alone)]
     for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=3e-4)
     assert (labels_of(both, root) != labels_of(alone, root)).mean() <= 1e-5
     tables = [
         np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)[["train_loss", "val_loss"]].tolist()
