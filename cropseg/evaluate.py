@@ -62,8 +62,9 @@ class EvaluationSet:
 
     def __post_init__(self) -> None:
         """Check the values that are one of a few, and those that must be words."""
-        for what, value in (("name", self.name), ("root", self.root), ("split", self.split)):
-            if not isinstance(value, str) and (what == "name" or value is not None):
+        words = {"name": self.name, "root": self.root, "split": self.split, "note": self.note, "made_by": self.made_by}
+        for what, value in words.items():
+            if not isinstance(value, str) and (what not in ("root", "split") or value is not None):
                 raise ConfigError(f"{what} of an evaluation set must be a word", value, 'quote it: "..."')
         if self.part not in PARTS:
             raise ConfigError(f"part of evaluation set {self.name}", self.part, f"choose from {', '.join(PARTS)}")

@@ -88,8 +88,8 @@ def reliability(matrix) -> Reliability:
     return Reliability(pixels, correct, confidence)
 
 
-def evaluation_of(details: Details, name="internal", **changes) -> Evaluation:
-    """The evaluation that ``details`` lie beside."""
+def evaluation(matrix, names, name="internal", /, **changes) -> Evaluation:
+    """A stored evaluation with this matrix."""
     values = {
         "set": name,
         "dataset": f"d_{name}",
@@ -100,11 +100,17 @@ def evaluation_of(details: Details, name="internal", **changes) -> Evaluation:
         "simulated": False,
         "trained_on_simulated": False,
         "protocol": "all",
-        "patches": len(details.patches),
-        "patch_size": 20,
-        "training_patch_size": 20,
-        "classes": CLASSES,
-        "confusion": details.confusion,
+        "patches": 7,
+        "patch_size": 32,
+        "training_patch_size": 32,
+        "classes": names,
+        "confusion": matrix,
         "shared_ground": 0.0,
     }
     return Evaluation(**{**values, **changes})
+
+
+def evaluation_of(details: Details, name="internal", **changes) -> Evaluation:
+    """The evaluation that ``details`` lie beside."""
+    own = {"patches": len(details.patches), "patch_size": 20, "training_patch_size": 20}
+    return evaluation(details.confusion, CLASSES, name, **{**own, **changes})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -21,13 +19,9 @@ from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.core.taxonomy import Taxonomy
 from cropseg.learners.hardware import machine
 from cropseg.learners.loggers import CsvLogger, TakesPictures
+from cropseg.learners.secrets import masked
 from cropseg.learners.versions import git_state, versions
 from cropseg.metrics import Confusion
-
-SECRET: Final = re.compile(r"passw|secret|token|credential|(api|access|private)_?key", re.IGNORECASE)
-"""Names of options and of environment variables whose values go nowhere."""
-
-MASK: Final = "***"
 
 
 class Tracker(Protocol):
@@ -146,24 +140,6 @@ def _show(
     for logger in loggers:
         if isinstance(logger, TakesPictures):
             logger.log_picture(name, pixels, epoch, step)
-
-
-def masked(values: Any) -> Any:
-    """Plain data without secrets: hidden by an option's name, in an address, or as a value of the environment."""
-    known = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 4}
-
-    def hide(node: Any, secret: bool) -> Any:
-        if isinstance(node, Mapping):
-            return {str(key): hide(value, secret or bool(SECRET.search(str(key)))) for key, value in node.items()}
-        if isinstance(node, list | tuple):
-            return [hide(value, secret) for value in node]
-        if node is None or (not secret and not isinstance(node, str)):
-            return node
-        if secret or any(value in node for value in known):
-            return MASK
-        return re.sub(r"(?<=://)[^/\s@]+@", f"{MASK}@", node)
-
-    return hide(values, secret=False)
 
 
 def _resolved(path: Path) -> Any:

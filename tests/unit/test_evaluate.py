@@ -69,6 +69,12 @@ def test_the_right_answer_scores_one_and_the_majority_its_share(dataset):
     assert majority["pixel_accuracy"] == pytest.approx(majority["support"][3] / sum(majority["support"]))
 
 
+@pytest.mark.parametrize("key", ["name", "root", "split", "note", "made_by"])
+def test_words_of_a_set_are_words(dataset, key):
+    with pytest.raises(ConfigError, match=f"{key} of an evaluation set must be a word"):
+        chosen(dataset, **{key: [1]})
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 9, 100])
 def test_scores_do_not_depend_on_batch_size(dataset, batch_size):
     predictor = Hashed(spec_for())

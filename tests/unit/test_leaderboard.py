@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import details
 import numpy as np
 import pytest
 import yaml
@@ -17,31 +18,14 @@ from cropseg.core import storage
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.leaderboard import as_table, rank, show, to_csv, value
 from cropseg.runs import open_run, seed_groups
-from cropseg.scores import Evaluation
 from cropseg.stored import find, group, read
 
 CLASSES = ("background", "maize", "wheat")
 
 
 def evaluation(name="internal", right=100, **changes):
-    values = {
-        "set": name,
-        "dataset": f"d_{name}",
-        "root": "data",
-        "split": "location",
-        "part": "test",
-        "manifest_digest": "a" * 64,
-        "simulated": False,
-        "trained_on_simulated": False,
-        "protocol": "all",
-        "patches": 3,
-        "patch_size": 32,
-        "training_patch_size": 32,
-        "classes": CLASSES,
-        "confusion": np.full((3, 3), 10) + np.eye(3, dtype=np.int64) * right,
-        "shared_ground": 0.0,
-    }
-    return Evaluation(**{**values, **changes})
+    confusion = np.full((3, 3), 10) + np.eye(3, dtype=np.int64) * right
+    return details.evaluation(confusion, CLASSES, name, **{"manifest_digest": "a" * 64, "patches": 3, **changes})
 
 
 def run(folder, *evaluations, model="net", seed=0, lr=0.1):

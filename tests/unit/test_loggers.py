@@ -24,10 +24,12 @@ from cropseg.core.errors import ConfigError, InputError, SourceError
 from cropseg.data.datamodule import CropDataModule
 from cropseg.learners import callbacks
 from cropseg.learners.callbacks import Projection, Speed
-from cropseg.learners.loggers import CsvLogger, MlflowRun, TensorBoardRun, WandbRun
+from cropseg.learners.loggers import CsvLogger, TensorBoardRun, WandbRun
+from cropseg.learners.mlflow_run import MlflowRun
 from cropseg.learners.neural import NeuralLearner
 from cropseg.learners.panels import Panels
-from cropseg.learners.tracking import describe_run, iou_names, masked, with_csv
+from cropseg.learners.secrets import masked
+from cropseg.learners.tracking import describe_run, iou_names, with_csv
 from cropseg.losses import CrossEntropy
 from cropseg.models.unet4gn import UNet4LevelsGN
 from cropseg.runs import read_history
@@ -381,7 +383,7 @@ def test_mlflow_holds_the_run_in_a_local_database(dataset, tmp_path, capsys):
     assert Path(found.info.artifact_uri.removeprefix("file://").replace("%20", " ")).is_relative_to(store)
 
 
-OPEN = "import sys; from cropseg.learners.loggers import MlflowRun; MlflowRun(sys.argv[1], sys.argv[2])"
+OPEN = "import sys; from cropseg.learners.mlflow_run import MlflowRun; MlflowRun(sys.argv[1], sys.argv[2])"
 
 
 def tables(folder):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import details
 import numpy as np
 import pytest
 from details import evaluation_of, make_details
@@ -27,25 +28,7 @@ def evaluation(key="internal", right=90, **changes):
     n = len(CLASSES)
     matrix = right * np.eye(n, dtype=np.int64) + (100 - right) * np.roll(np.eye(n, dtype=np.int64), 1, axis=1)
     name, _, tta = key.partition("+")
-    values = {
-        "set": name,
-        "dataset": f"d_{name}",
-        "root": "data",
-        "split": "location",
-        "part": "test",
-        "manifest_digest": name.ljust(64, "0"),
-        "simulated": False,
-        "trained_on_simulated": False,
-        "protocol": "all",
-        "patches": 7,
-        "patch_size": 32,
-        "training_patch_size": 32,
-        "classes": CLASSES,
-        "confusion": matrix,
-        "shared_ground": 0.0,
-        "tta": tta,
-    }
-    return Evaluation(**{**values, **changes})
+    return details.evaluation(matrix, CLASSES, name, **{"tta": tta, **changes})
 
 
 def stored(folder, *evaluations, model="net", seed=0):
