@@ -8,9 +8,13 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Final
 
+import lightning
+import torch
+
 from cropseg.core.errors import ConfigError
 
 PACKAGE: Final = Path(__file__).parents[1]
+LIBRARIES: Final = (Path(lightning.__file__).parent, Path(torch.__file__).parent)
 
 
 @contextmanager
@@ -39,5 +43,5 @@ def refused_by_library(error: BaseException, caller: str) -> bool:
         caller: File of the module that called the library.
     """
     files = [Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__)]
-    own = [i for i, file in enumerate(files) if file.is_relative_to(PACKAGE)]
-    return bool(own) and own[-1] < len(files) - 1 and files[own[-1]] == Path(caller)
+    own = [file for file in files if file.is_relative_to(PACKAGE)]
+    return own[-1:] == [Path(caller)] and any(files[-1].is_relative_to(library) for library in LIBRARIES)

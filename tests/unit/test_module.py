@@ -21,6 +21,7 @@ from cropseg.learners.callbacks import EpochLine, Projection, human
 from cropseg.learners.loggers import CsvLogger
 from cropseg.learners.network import build_net, load
 from cropseg.learners.neural import NeuralLearner
+from cropseg.learners.options import PACKAGE, refused_by_library
 from cropseg.losses import CrossEntropy, Dice, WeightedSum
 from cropseg.metrics import confusion_matrix, scores
 from cropseg.models.unet4gn import UNet4LevelsGN
@@ -324,6 +325,38 @@ def test_values_that_a_library_refuses_are_named_by_their_group(dataset, tmp_pat
     made = learner(tmp_path)
     vars(made).update(change)
     with pytest.raises(ConfigError, match=says):
+        made.fit(CropDataModule(dataset.root), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("way", "refused"),
+    [
+        (("neural.py",), True),
+        (("neural.py", "module.py"), False),  # a wrong call of ours on the way
+        (("module.py",), False),
+        ((), False),
+    ],
+)
+def test_our_own_wrong_calls_are_no_refused_options(way, refused):
+    call = functools.partial(torch.optim.Adam, [torch.zeros(1, requires_grad=True)], lr=-1)
+    for name in reversed(way):
+        own = {}
+        exec(compile("def through(call): call()", str(PACKAGE / "learners" / name), "exec"), own)
+        call = functools.partial(own["through"], call)
+    with pytest.raises(ValueError, match="learning rate") as error:
+        call()
+    assert refused_by_library(error.value, str(PACKAGE / "learners" / "neural.py")) is refused
+
+
+class Broken(L.Callback):
+    def on_train_start(self, trainer, module):
+        raise ValueError("a defect of a callback")
+
+
+def test_a_defect_in_a_callback_of_anybody_keeps_its_traceback(dataset, tmp_path):
+    made = learner(tmp_path)
+    made.callbacks = {"broken": Broken()}
+    with pytest.raises(ValueError, match="a defect of a callback"):
         made.fit(CropDataModule(dataset.root), tmp_path)
 
 
