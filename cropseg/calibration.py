@@ -229,9 +229,9 @@ def read_validated(path: Path) -> Validated | None:
 def bins_of(confidence: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]:
     """Number of the bin of each confidence, 0 … :data:`BINS` - 1."""
     scaled = np.multiply(confidence, BINS, dtype=np.float64)
-    found = scaled.astype(np.int32)
-    found -= found == scaled  # the upper end of a bin is its own; np.ceil takes several times as long
-    bins: npt.NDArray[np.int32] = np.clip(found, 0, BINS - 1, out=found)
+    bins: npt.NDArray[np.int32] = np.ceil(scaled, out=scaled).astype(np.int32)
+    bins -= 1
+    np.clip(bins, 0, BINS - 1, out=bins)
     return bins
 
 

@@ -107,8 +107,9 @@ def count(
             raise MismatchError("the model's confidence is no probability", float(claimed.max()), remedy)
         # bool is a number here: (of a crop, right, bin) in one.
         kind = (known != BACKGROUND).view(np.uint8) * np.uint8(2) + (known == mapped).view(np.uint8)
-        place = np.multiply(kind, BINS, dtype=np.int32)
-        place += bins_of(claimed)
+        bins = np.multiply(kind, BINS, dtype=np.int32)
+        bins += bins_of(claimed)
+        place = bins.astype(np.intp)  # what bincount makes of it, each time
         histogram = np.bincount(place, minlength=4 * BINS).reshape(2, 2, BINS)
         added = np.bincount(place, weights=claimed, minlength=4 * BINS).reshape(2, 2, BINS).sum(axis=1)
         sums = np.rint(added * STEPS).astype(np.int64)
@@ -130,15 +131,15 @@ def _by_parcel(
     cells: int,
 ) -> ParcelCount:
     numbers, which, lengths = parcel_runs(parcels)
-    local = np.repeat(which, lengths)
-    entry = local[chosen] * cells + cell
+    local = np.repeat(which.astype(np.uint32), lengths)
+    entry = local[chosen] * np.uint32(cells) + cell
     pixels = once = np.bincount(entry, minlength=len(numbers) * cells)
     areas = np.bincount(which, lengths, len(numbers)).astype(np.int64)
     if mine is not None:
         own = mine.reshape(-1)
         once = np.bincount(entry[own[chosen]], minlength=len(numbers) * cells)
         areas = np.bincount(local[own], minlength=len(numbers))
-    held = np.flatnonzero(pixels)
+    held = np.flatnonzero(pixels > 0)
     entries = np.empty(len(held), ENTRY)
     entries["number"], entries["cell"] = numbers[held // cells], held % cells
     entries["pixels"], entries["once"] = pixels[held], once[held]

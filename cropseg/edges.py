@@ -22,11 +22,11 @@ def edge_bands(labels: npt.NDArray[Any]) -> UInt8Array:
     Args:
         labels: Parcel numbers or classes, (height, width).
     """
-    squared = squared_edge_distance(labels)
-    found = np.zeros(labels.shape, np.uint8)
+    squared = _squared(labels)
+    found = np.zeros(squared.shape, np.uint8)
     for start in BANDS_PX[1:]:
-        found += squared >= start**2
-    return found
+        found += (squared >= np.uint8(start**2)).view(np.uint8)
+    return found[:, : labels.shape[1]]
 
 
 def squared_edge_distance(labels: npt.NDArray[Any]) -> UInt8Array:
@@ -41,15 +41,15 @@ def squared_edge_distance(labels: npt.NDArray[Any]) -> UInt8Array:
     Args:
         labels: Parcel numbers or classes, (height, width).
     """
+    return np.minimum(_squared(labels)[:, : labels.shape[1]], REACH * REACH)
+
+
+def _squared(labels: npt.NDArray[Any]) -> UInt8Array:
+    """Squared distances with the gaps behind the rows, (height, width + REACH); :data:`REACH`² and above is far."""
     height, width = labels.shape
     along = np.full((height, width + REACH), REACH, np.uint8)
-    near = np.zeros(labels.shape, dtype=bool)
-    down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
-    near[1:] |= down
-    near[:-1] |= down
-    near[:, 1:] |= across
-    near[:, :-1] |= across
-    along[:, :width][near] = 0
+    # True is 1: one less is 0 at an edge, and all bits elsewhere.
+    along[:, :width] = (_touching(labels).view(np.uint8) - np.uint8(1)) & np.uint8(REACH)
     line, further = along.reshape(-1), np.empty(along.size, np.uint8)
     for step in (1, 2, 4):
         np.add(line, np.uint8(step), out=further)
@@ -57,9 +57,24 @@ def squared_edge_distance(labels: npt.NDArray[Any]) -> UInt8Array:
         np.minimum(line[:-step], further[step:], out=line[:-step])
     np.minimum(line, REACH, out=line)
     line *= line
-    best = along.copy()
+    best, beyond = along.copy(), np.empty_like(along)
     for step in range(1, min(REACH, height)):
-        beyond = along + np.uint8(step * step)  # at most 8² + 7²
+        np.add(along, np.uint8(step * step), out=beyond)  # at most 8² + 7²
         np.minimum(best[step:], beyond[:-step], out=best[step:])
         np.minimum(best[:-step], beyond[step:], out=best[:-step])
-    return np.minimum(best[:, :width], REACH * REACH)
+    return best
+
+
+def _touching(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Pixels that touch an edge, (height, width)."""
+    width, line = labels.shape[1], labels.reshape(-1)
+    found = np.zeros(labels.shape, dtype=bool)
+    near = found.reshape(-1)
+    across = line[1:] != line[:-1]
+    across[width - 1 :: width] = False  # the last of a row and the first of the next
+    near[1:] |= across
+    near[:-1] |= across
+    down = line[width:] != line[:-width]
+    near[width:] |= down
+    near[:-width] |= down
+    return found

@@ -31,8 +31,9 @@ from cropseg.tally import PLACE, Tally, in_order
 AHEAD: Final = 2
 """Batches that are read before the model asks for them, and batches that may wait to be counted."""
 
-THREADS: Final = 4
-"""Threads that read and count. On few cores they take turns with the model, whose work is far larger."""
+THREADS: Final = 2
+"""Threads that read and count. More only wait for each other: numpy's steps over one patch are short, and between
+them the interpreter is one thread's."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def _read(dataset: Dataset, rows: Sequence[int], overlapping: dict[int, list[Nei
     remedy = "prepare the dataset again"
     for place, row in enumerate(rows):
         patch = str(dataset.manifest["id"][row].as_py())
-        image, mask = dataset.image(row), dataset.mask(row)
+        into = images[place], masks[place]
+        image, mask = dataset.image(row, into[0]), dataset.mask(row, into[1])
         parcels = None if dataset.manifest["parcels"][row].as_py() is None else dataset.parcels(row)
         shapes = {"image": image.shape[1:], "mask": mask.shape}
         if parcels is not None:
@@ -169,6 +171,8 @@ def _read(dataset: Dataset, rows: Sequence[int], overlapping: dict[int, list[Nei
         if ((mask >= classes) & (mask != IGNORE)).any():
             unknown = np.setdiff1d(mask[mask >= classes], [IGNORE])
             raise InputError(f"mask of patch {patch} has labels that are no class", unknown.tolist(), remedy)
-        images[place], masks[place] = image, mask
+        for given, held in zip((image, mask), into, strict=True):
+            if given is not held:
+                held[...] = given
         rasters.append(parcels)
     return Batch(images, masks, tuple(rasters), tuple(overlapping.get(row, ()) for row in rows))

@@ -50,6 +50,7 @@ def main(rank, folder):
     joint.share_buffers(norm)
     found["rest"] = {"rows": torch.tensor(joint.gathered([rank] * (rank + 1))), "mean": norm.running_mean}
     torch.save(found, folder / f"found{rank}.pt")
+    distributed.barrier()  # one that leaves while the other still listens can take it down
     distributed.destroy_process_group()
 
 

@@ -27,10 +27,10 @@ class Cut(Dataset):
         array, size = self.scenes[product][number], self.spec.patch_size
         return array[..., line : line + size, col : col + size].copy()
 
-    def image(self, row):
+    def image(self, row, into=None):
         return self._cut(row, 0)
 
-    def mask(self, row):
+    def mask(self, row, into=None):
         return self._cut(row, 1)
 
     def parcels(self, row):

@@ -11,7 +11,6 @@ Paths in the manifest are relative to the root. It is read with pyarrow alone.
 from __future__ import annotations
 
 import json
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -167,18 +166,21 @@ class Dataset:
         parts = np.array([part_of[i] for i in ids])
         return {part: np.flatnonzero(parts == part) for part in PARTS}
 
-    def image(self, row: int) -> UInt16Array:
-        """Image of manifest row ``row``: uint16 (bands, height, width), reflectance × 10000, 0 = no data."""
-        array: UInt16Array = self._load("image", row, np.dtype(np.uint16), 3)
+    def image(self, row: int, into: UInt16Array | None = None) -> UInt16Array:
+        """Image of manifest row ``row``: uint16 (bands, height, width), reflectance × 10000, 0 = no data.
+
+        It is read ``into`` an array, C-contiguous, where that has its shape.
+        """
+        array: UInt16Array = self._load("image", row, np.dtype(np.uint16), 3, into)
         if array.shape[0] != len(self.spec.bands):
             raise InputError(
                 f"image {self._path('image', row)} has another number of bands", array.shape[0], "prepare again"
             )
         return array
 
-    def mask(self, row: int) -> UInt8Array:
-        """Mask of manifest row ``row``: uint8 (height, width), class ids and 255."""
-        array: UInt8Array = self._load("mask", row, np.dtype(np.uint8), 2)
+    def mask(self, row: int, into: UInt8Array | None = None) -> UInt8Array:
+        """Mask of manifest row ``row``: uint8 (height, width), class ids and 255; ``into`` as for an image."""
+        array: UInt8Array = self._load("mask", row, np.dtype(np.uint8), 2, into)
         return array
 
     def parcels(self, row: int) -> npt.NDArray[np.uint32]:
@@ -197,15 +199,17 @@ class Dataset:
     def _path(self, column: str, row: int) -> Path:
         return self.root / str(self.manifest[column][row].as_py())
 
-    def _load(self, column: str, row: int, dtype: np.dtype[Any], ndim: int) -> npt.NDArray[Any]:
+    def _load(
+        self, column: str, row: int, dtype: np.dtype[Any], ndim: int, into: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
         path = self._path(column, row)
         try:
-            array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+            array = storage.read_array(path, into)
         except FileNotFoundError as error:
             raise InputError(
                 f"patch file is missing: {path}", None, "run prepare.py again; it remakes only this"
             ) from error
-        except (ValueError, EOFError, tokenize.TokenError) as error:  # numpy parses the header
+        except ValueError as error:
             raise InputError(
                 f"patch file cannot be read: {path}", str(error), "remove it and run prepare.py again"
             ) from error

@@ -78,9 +78,9 @@ class FewLabels(Dataset):
     seed: int = 0
     train: frozenset[int] = field(default_factory=frozenset)
 
-    def mask(self, row: int) -> UInt8Array:
-        """Mask of manifest row ``row``: uint8 (height, width), class ids and 255."""
-        mask = super().mask(row)
+    def mask(self, row: int, into: UInt8Array | None = None) -> UInt8Array:
+        """Mask of manifest row ``row``: uint8 (height, width), class ids and 255; ``into`` as for an image."""
+        mask = super().mask(row, into)
         if self.fraction < 1 and int(row) in self.train:
             parcels = self.parcels(row)
             if parcels.shape != mask.shape:

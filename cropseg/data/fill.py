@@ -34,8 +34,7 @@ def fill_nodata(images: Tensor, complete: bool | None = None) -> tuple[Tensor, T
     Returns:
         Filled images, float32 (N, bands, H, W) in the unit given, and the valid pixels, bool (N, H, W).
     """
-    values = images.to(torch.float32)
-    valid = (values > NODATA).all(dim=1)
+    values, valid = _valid(images, complete)
     if complete is None:  # an exported program cannot branch on pixels
         complete = not torch.compiler.is_exporting() and bool(valid.all())
     if complete:
@@ -63,9 +62,16 @@ def model_input(images: Tensor, nodata: NoData = "fill", complete: bool | None =
     if nodata == "fill":
         values, valid = fill_nodata(images, complete)
     else:
-        values = images.to(torch.float32)
-        valid = (values > NODATA).all(dim=1)
+        values, valid = _valid(images, complete)
     return values / QUANTIFICATION, valid
+
+
+def _valid(images: Tensor, complete: bool | None) -> tuple[Tensor, Tensor]:
+    """The values as float32, and which pixels have data in all bands."""
+    values = images.to(torch.float32)
+    if complete:
+        return values, torch.ones_like(values[:, 0], dtype=torch.bool)
+    return values, (values > NODATA).all(dim=1)
 
 
 def _mirror(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

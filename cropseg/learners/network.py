@@ -9,11 +9,11 @@ import io
 import os
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,15 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from cropseg.core import storage
+from cropseg.core.bands import NODATA
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.data.fill import model_input
+from cropseg.learners.cores import Cores
 from cropseg.metrics import Confusion, scores
 from cropseg.predictor import ModelSpec, read_validation
+
+Found = TypeVar("Found")
 
 WEIGHTS: Final = "weights.pt"
 VALIDATION: Final = "validation.json"
@@ -59,6 +63,7 @@ class NeuralPredictor:
     def __post_init__(self) -> None:
         """No dropout from here on."""
         self.net.eval()
+        self._cores: Cores | None = None
 
     @property
     def validation_score(self) -> float:
@@ -68,6 +73,7 @@ class NeuralPredictor:
     def to(self, device: str) -> Self:
         """Move the network to a device, such as ``cuda``."""
         self.net.to(device)
+        self._cores = None
         return self
 
     def copies(self, devices: int | None) -> tuple[Self, ...]:
@@ -91,27 +97,19 @@ class NeuralPredictor:
 
     def probabilities(self, images: UInt16Array) -> npt.NDArray[np.float32]:
         """Class probabilities, float32 (n, classes, height, width)."""
-        with torch.inference_mode():
-            found: npt.NDArray[np.float32] = self._logits(images).float().softmax(dim=1).cpu().numpy()
-        return found
+        return np.concatenate(self._each(_probabilities, images))
 
     def labels(self, images: UInt16Array) -> UInt8Array:
         """The most probable class of each pixel, uint8 (n, height, width)."""
-        with torch.inference_mode():
-            found: UInt8Array = winners(self._logits(images))[1].to(torch.uint8).cpu().numpy()
-        return found
+        return np.concatenate(self._each(_labels, images))
 
     def classify(self, images: UInt16Array) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
         """What :meth:`labels` gives and its probability, float32 (n, height, width); both found on the device."""
-        with torch.inference_mode():
-            logits = self._logits(images)
-            highest, best = winners(logits)
-            # Of softmax the winner alone is needed: exp(best) / sum(exp) = 1 / sum(exp(logit - best)).
-            confidence = 1 / (logits - highest[:, None]).float().exp_().sum(dim=1)
-            labels: UInt8Array = best.to(torch.uint8).cpu().numpy()
-            return labels, confidence.cpu().numpy()
+        labels, confidence = zip(*self._each(_classify, images), strict=True)
+        return np.concatenate(labels), np.concatenate(confidence)
 
-    def _logits(self, images: UInt16Array) -> Tensor:
+    def _each(self, read: Callable[[Tensor], Found], images: UInt16Array) -> list[Found]:
+        """What ``read`` finds in the logits of each part of the images."""
         if images.ndim != 4 or images.shape[1] != len(self.spec.bands):
             raise InputError(
                 f"images must be (n, {len(self.spec.bands)}, height, width), bands {', '.join(self.spec.bands)}",
@@ -119,10 +117,19 @@ class NeuralPredictor:
                 "read them with the run's bands",
             )
         device = next(self.net.parameters()).device
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        x, _ = model_input(pixels, self.spec.model["nodata"])
-        logits: Tensor = self.net(x)
-        return logits
+
+        @torch.inference_mode()
+        def ask(net: nn.Module, part: UInt16Array) -> Found:
+            complete = bool(part.min(initial=NODATA + 1) > NODATA)  # numpy is fast at it, and no device is asked
+            pixels = torch.from_numpy(np.ascontiguousarray(part)).to(device)
+            x, _ = model_input(pixels, self.spec.model["nodata"], complete)
+            return read(net(x))
+
+        if device.type != "cpu":
+            return [ask(self.net, images)]
+        if self._cores is None or self._cores.net is not self.net:
+            self._cores = Cores(self.net)
+        return self._cores.spread(ask, images)
 
     def save(self, folder: Path) -> None:
         """Write ``weights.pt`` (a plain state_dict), ``validation.json`` and ``spec.json``, atomically."""
@@ -145,15 +152,35 @@ class NeuralPredictor:
 
 
 def winners(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest logit of each pixel and its class, of equal ones the lowest id, (n, height, width) each.
+    """The highest logit of each pixel, and its class, uint8, of equal ones the lowest id; (n, height, width) each.
 
-    PyTorch finds both together faster than ``argmax`` over the classes alone on a CPU.
+    The class is found by comparing all with the highest. On a CPU that takes a third of the time of ``max`` over the
+    classes, and less than a tenth of that of ``argmax``, which go from class to class with every pixel.
 
     Args:
-        logits: (n, classes, height, width).
+        logits: (n, classes, height, width), at most 255 classes.
     """
-    found = logits.max(dim=1)
-    return found.values, found.indices
+    highest, classes = logits.amax(dim=1), logits.shape[1]
+    rank = torch.arange(classes, 0, -1, dtype=torch.uint8, device=logits.device)
+    won = (logits == highest[:, None]).view(torch.uint8) * rank[:, None, None]
+    return highest, classes - won.amax(dim=1).clamp_(min=1)  # nothing equals NaN
+
+
+def _probabilities(logits: Tensor) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
+    return found
+
+
+def _labels(logits: Tensor) -> UInt8Array:
+    found: UInt8Array = winners(logits)[1].cpu().numpy()
+    return found
+
+
+def _classify(logits: Tensor) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
+    highest, best = winners(logits)
+    # Of softmax the winner alone is needed: exp(best) / sum(exp) = 1 / sum(exp(logit - best)).
+    confidence = (logits - highest[:, None]).float().exp_().sum(dim=1).reciprocal_()
+    return best.cpu().numpy(), confidence.cpu().numpy()
 
 
 def load(folder: Path, spec: ModelSpec) -> NeuralPredictor:

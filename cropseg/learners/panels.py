@@ -101,7 +101,7 @@ def _labels(trainer: L.Trainer, module: SegmentationModule, images: UInt16Array)
     """Labels, uint8 (n, height, width), as validation would give them."""
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         x, _ = model_input(torch.from_numpy(images).to(module.device), module.nodata)
-        labels: UInt8Array = winners(module(x))[1].to(torch.uint8).cpu().numpy()
+        labels: UInt8Array = winners(module(x))[1].cpu().numpy()
     return labels
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 
 from cropseg.core import storage
 from cropseg.core.bands import PAPER_BANDS, S2_BANDS, check_bands
@@ -94,3 +95,78 @@ def test_bad_json_is_named(tmp_path):
         storage.read_json(tmp_path / "x.json")
     with pytest.raises(InputError, match="no such file"):
         storage.read_json(tmp_path / "y.json")
+
+
+# Reading arrays ---------------------------------------------------------------------------------------------------
+
+
+@given(
+    arrays(
+        dtype=st.one_of(scalar_dtypes(), st.just(np.dtype(">u2"))),
+        shape=array_shapes(min_dims=0, max_dims=3, min_side=0),
+    ),
+    st.booleans(),
+)
+def test_an_array_is_read_as_numpy_reads_it(tmp_path_factory, array, by_column):
+    path = tmp_path_factory.mktemp("a") / "x.npy"
+    np.save(path, np.asfortranarray(array) if by_column else array, allow_pickle=False)
+    for _ in range(2):  # its header known or not
+        found = storage.read_array(path)
+        expected = np.load(path, allow_pickle=False)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_an_array_is_read_into_one_of_its_kind_alone(tmp_path):
+    array = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    np.save(tmp_path / "x.npy", array)
+    into = np.zeros((2, 2, 3, 4), np.uint16)
+    target = into[1]
+    assert storage.read_array(tmp_path / "x.npy", target) is target
+    np.testing.assert_array_equal(into, [np.zeros_like(array), array])
+    for other in (np.zeros((2, 3, 5), np.uint16), np.zeros((2, 3, 4), np.int16), np.zeros((4, 3, 2), np.uint16)):
+        found = storage.read_array(tmp_path / "x.npy", other)
+        assert found is not other
+        assert not other.any()
+        np.testing.assert_array_equal(found, array)
+
+
+def _npy(header: bytes, version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUM",
+        b"\x93NUMPY\x01\x00\xff",
+        b"PK\x03\x04 an archive",
+        b"\x80\x04\x95 a pickle",
+        _npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (4,), }\n") + b"\x00" * 7,
+        _npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (10000000000000000,), }\n") + b"\x00" * 8,
+        _npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (-1,), }\n") + b"\x00" * 8,
+        _npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n") + b"\x80\x04N.",
+        _npy(b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (1,), }\n") + b"\x00" * 8,
+        _npy(b"{'descr': '<u2', 'shape': \n") + b"\x00" * 8,
+        _npy(b"print('no')\n") + b"\x00" * 8,
+        _npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (4,), }\n", b"\x09\x00") + b"\x00" * 8,
+    ],
+)
+def test_what_is_no_whole_array_is_refused(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r".+"):
+            storage.read_array(tmp_path / "x.npy", np.zeros(4, np.uint16))
+
+
+def test_a_missing_array_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        storage.read_array(tmp_path / "x.npy")
+
+
+def test_bytes_behind_an_array_are_no_part_of_it(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(3))
+    with (tmp_path / "x.npy").open("ab") as file:
+        file.write(b"more")
+    assert storage.read_array(tmp_path / "x.npy").tolist() == [0, 1, 2]

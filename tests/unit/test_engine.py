@@ -27,6 +27,7 @@ from cropseg.core import processes
 from cropseg.core.errors import ConfigError, TrainingError
 from cropseg.core.taxonomy import load as load_taxonomy
 from cropseg.data.datamodule import CropDataModule
+from cropseg.data.fill import model_input
 from cropseg.learners import finite, joint
 from cropseg.learners.callbacks import Ema
 from cropseg.learners.checkpoints import AtomicCheckpoints, LastEpoch
@@ -162,7 +163,7 @@ def test_scores_leave_out_pixels_without_data_and_the_papers_loss_does_not(datas
         labelled += int((empty & (truth != 255)).sum())
         total += confusion_matrix(kept, predictor.labels(image[None])[0], CLASSES)
         with torch.no_grad():
-            logits.append(predictor._logits(image[None]))
+            logits.append(predictor.net(model_input(torch.from_numpy(image[None]), nodata)[0]))
         targets.append(torch.from_numpy(kept if nodata == "fill" else truth)[None].long())
     assert labelled  # or there is nothing to leave out
     np.testing.assert_array_equal(module.validation, total)

@@ -1,0 +1,177 @@
+"""A network on a processor answers a batch image by image, on all cores."""
+
+import copy
+import multiprocessing
+import threading
+
+import numpy as np
+import pytest
+import torch
+from fakes import spec_for
+from torch import nn
+
+from cropseg.core.errors import InputError
+from cropseg.learners import cores
+from cropseg.learners.cores import Cores
+from cropseg.learners.network import NeuralPredictor, build_net, winners
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def predictor(net=None, nodata="fill"):
+    torch.manual_seed(3)
+    net = net or build_net({"_target_": "cropseg.models.unet4gn.UNet4LevelsGN", "base": 4, "groups": 2}, 10, 11)
+    return NeuralPredictor(net, spec_for(model={"nodata": nodata}), np.eye(11, dtype=np.int64), 0)
+
+
+def images(n, size=16, empty=True):
+    found = np.random.default_rng(0).integers(1, 9000, (n, 10, size, size), dtype=np.uint16)
+    if empty:
+        found[::2, 3, : size // 3] = 0
+    return found
+
+
+@pytest.mark.parametrize("nodata", ["fill", "zero"])
+def test_an_answer_depends_neither_on_the_batch_nor_on_the_cores(threads, monkeypatch, nodata):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    asked, batch = predictor(nodata=nodata), images(7)
+    torch.set_num_threads(1)
+    alone = [asked.classify(batch[i : i + 1]) for i in range(7)]
+    torch.set_num_threads(threads)
+    labels, confidence = asked.classify(batch)
+    np.testing.assert_array_equal(labels, np.concatenate([one for one, _ in alone]))
+    np.testing.assert_array_equal(confidence, np.concatenate([one for _, one in alone]))
+    np.testing.assert_array_equal(asked.labels(batch), labels)
+    probabilities = asked.probabilities(batch)
+    np.testing.assert_allclose(probabilities.max(axis=1), confidence, atol=1e-6)
+    np.testing.assert_array_equal(probabilities.argmax(axis=1), labels)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("n", "size", "parts"), [(1, 256, 1), (3, 256, 3), (3, 400, 3), (8, 64, 1), (40, 64, 3)])
+def test_so_many_pixels_go_through_together(n, size, parts):
+    seen = []
+    Cores(nn.Identity()).spread(lambda net, part: seen.append(len(part)), images(n, size, empty=False))
+    assert len(seen) == parts
+    assert sum(seen) == n
+
+
+def test_an_empty_batch_has_an_empty_answer():
+    assert predictor().labels(images(1)[:0]).shape == (0, 16, 16)
+    assert predictor().classify(images(1)[:0])[1].shape == (0, 16, 16)
+
+
+class Forgetful(nn.Module):
+    """A network that keeps what it has seen in itself, as some do, and waits for another thread in between."""
+
+    def __init__(self, meeting):
+        super().__init__()
+        self.conv, self.meeting = nn.Conv2d(10, 11, 1), meeting
+
+    def __deepcopy__(self, memo):
+        twin = Forgetful(self.meeting)
+        twin.conv = copy.deepcopy(self.conv, memo)
+        return twin
+
+    def forward(self, x):
+        self.seen = x
+        self.meeting.wait(20)
+        return self.conv(self.seen)
+
+
+def test_threads_do_not_share_what_a_network_keeps_in_itself(monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        net = Forgetful(threading.Barrier(2))
+        asked, batch = predictor(net), images(4, empty=False)
+        labels = asked.labels(batch)
+        net.meeting = threading.Barrier(1)
+        torch.set_num_threads(1)
+        np.testing.assert_array_equal(labels, asked.labels(batch))
+        twin = asked._cores._twins.get()
+        assert twin is not net
+        assert twin.conv.weight is net.conv.weight  # weights stand in memory once
+    finally:
+        torch.set_num_threads(before)
+
+
+class Single(nn.Conv2d):
+    def __init__(self):
+        super().__init__(10, 11, 1)
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("only one of me")
+
+
+def test_a_network_that_cannot_be_copied_answers_all_the_same(threads, monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    asked, batch = predictor(Single()), images(5)
+    expected = np.concatenate([asked.labels(batch[i : i + 1]) for i in range(5)])
+    np.testing.assert_array_equal(asked.labels(batch), expected)
+
+
+def test_weights_that_change_or_move_are_those_that_answer(threads, monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    asked, other, batch = predictor(), predictor(), images(4)
+    asked.labels(batch)
+    for one in (asked, other):
+        with torch.no_grad():
+            one.net.head.weight.mul_(-1)
+    np.testing.assert_array_equal(asked.labels(batch), other.labels(batch))
+    asked.net = predictor().net
+    np.testing.assert_array_equal(asked.to("cpu").labels(batch), predictor().labels(batch))
+
+
+def test_what_a_network_fails_at_is_told(threads, monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    with pytest.raises(RuntimeError, match="channels"):
+        predictor(nn.Conv2d(3, 11, 1)).labels(images(4))
+    with pytest.raises(InputError, match="images must be"):
+        predictor().labels(images(4)[0])
+
+
+def _ask(answers):
+    torch.set_num_threads(2)
+    answers.put(predictor().labels(images(4)).shape)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_makes_threads_of_its_own(monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        predictor().labels(images(4))
+    finally:
+        torch.set_num_threads(before)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    process = context.Process(target=_ask, args=(answers,))
+    process.start()
+    assert answers.get(timeout=60) == (4, 16, 16)
+    process.join(60)
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("classes", [2, 11, 255])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_winners_are_those_of_argmax_and_of_equal_ones_the_first(classes, dtype):
+    random = np.random.default_rng(classes)
+    logits = torch.from_numpy(random.integers(-4, 4, (2, classes, 9, 7)).astype(np.float32)).to(dtype)  # many are equal
+    highest, best = winners(logits)
+    np.testing.assert_array_equal(best.numpy(), logits.float().numpy().argmax(axis=1))
+    assert torch.equal(highest, logits.max(dim=1).values)
+    assert best.dtype == torch.uint8
+
+
+def test_the_winner_among_numbers_that_are_none_is_a_class():
+    logits = torch.full((1, 3, 2, 2), torch.nan)
+    assert (winners(logits)[1] < 3).all()
