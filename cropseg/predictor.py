@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -192,6 +193,25 @@ def classify(predictor: Predictor, images: UInt16Array) -> tuple[UInt8Array, npt
     """Labels and their probability; of a predictor that cannot tell both in one pass, the labels alone."""
     own = getattr(predictor, "classify", None)
     return (predictor.labels(images), None) if own is None else own(images)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """How a predictor that answers on each core by itself is best asked: what its method ``side_by_side`` may tell.
+
+    Attributes:
+        pool: Threads that may ask it at the same time, each of which keeps to one core.
+        threads: How many there are.
+        pixels: That an answer is best for: fewer images at a time if they are larger.
+    """
+
+    pool: Executor
+    threads: int
+    pixels: int
+
+    def at_a_time(self, images: int, size: int) -> int:
+        """How many of ``images`` patches of ``size`` pixels' side a thread takes, so that all have some."""
+        return max(1, min(images // self.threads, self.pixels // size**2))
 
 
 class Predictor(Protocol):

@@ -1,14 +1,16 @@
-"""Patches through a model in a stream: other threads read ahead of it and count behind it.
+"""Patches through a model in a stream: read, predicted and counted, no more than a few batches at a time.
 
-No more than a few batches are held at a time. Reading, and numpy's work on whole arrays, leave the interpreter to the
-thread that predicts, so the model hardly waits for either.
+A model that takes all of a machine for each answer is asked here, batch by batch; other threads read ahead of it and
+count behind it. One that answers on each core by itself is asked on threads of its own, and what a thread asked about
+it also reads and counts: no core waits for another.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,8 +27,11 @@ from cropseg.counting import PatchCount, UInt32Array, count
 from cropseg.details import Details
 from cropseg.ground import places
 from cropseg.overlaps import Neighbour, neighbours, owned
-from cropseg.predictor import Predictor, classify
+from cropseg.predictor import Predictor, SideBySide, classify
 from cropseg.tally import PLACE, Tally, in_order
+
+Found = tuple[list[PatchCount], npt.NDArray[np.int64]]
+"""Patches of a batch, counted, and pixels left out for want of a label and of data."""
 
 AHEAD: Final = 2
 """Batches that are read before the model asks for them, and batches that may wait to be counted."""
@@ -94,39 +99,77 @@ def run_through(
     overlapping = neighbours(dataset, rows)
     tally = Tally(dataset, rows, places(dataset, rows), clusters_are)
     left_out = np.zeros(2, np.int64)
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    reads: deque[Future[Batch]] = deque()
-    counts: deque[Future[tuple[list[PatchCount], npt.NDArray[np.int64]]]] = deque()
+    classes = len(dataset.spec.taxonomy)
+    offer = getattr(predictor, "side_by_side", None)
+    beside: SideBySide | None = None if offer is None else offer()
 
-    def settle() -> None:
-        found, missing = counts.popleft().result()
-        left_out[:] += missing
-        for patch in found:
-            tally.add(patch)
+    def read(rows: Sequence[int]) -> Batch:
+        return _read(dataset, rows, overlapping)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="patches") as pool:
-        try:
-            waiting = iter(batches)
-            for _ in track(batches, what):
-                while len(reads) <= AHEAD and (following := next(waiting, None)) is not None:
-                    reads.append(pool.submit(_read, dataset, following, overlapping))
-                batch = reads.popleft().result()
-                labels, confidence = classify(predictor, batch.images)
-                if labels.shape != batch.truth.shape:
-                    raise MismatchError("the model's labels have another shape than the masks", labels.shape)
-                counts.append(pool.submit(_count, batch, labels, confidence, len(dataset.spec.taxonomy)))
-                while len(counts) > AHEAD:
-                    settle()
-            while counts:
-                settle()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def predict(batch: Batch) -> Callable[[], Found]:
+        labels, confidence = classify(predictor, batch.images)
+        if labels.shape != batch.truth.shape:
+            raise MismatchError("the model's labels have another shape than the masks", labels.shape)
+        return lambda: _count(batch, labels, confidence, classes)
+
+    if beside is None:
+        batches = _cut(rows, batch_size)
+        counted = _behind(batches, read, predict)
+    else:
+        batches = _cut(rows, beside.at_a_time(batch_size, dataset.spec.patch_size))
+        counted = _beside(beside, batches, lambda rows: predict(read(rows))())
+    with closing(counted):
+        for found, missing in track(counted, what, len(batches)):
+            left_out += missing
+            for patch in found:
+                tally.add(patch)
     return Counted(tally.details(), *(int(one) for one in left_out))
 
 
-def _count(
-    batch: Batch, labels: UInt8Array, confidence: npt.NDArray[np.float32] | None, classes: int
-) -> tuple[list[PatchCount], npt.NDArray[np.int64]]:
+def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _behind(
+    batches: Sequence[Sequence[int]],
+    read: Callable[[Sequence[int]], Batch],
+    predict: Callable[[Batch], Callable[[], Found]],
+) -> Generator[Found]:
+    """Batches counted: predicted here one after the other, read ahead of that and counted behind it elsewhere."""
+    reads: deque[Future[Batch]] = deque()
+    counts: deque[Future[Found]] = deque()
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="patches") as pool:
+        try:
+            waiting = iter(batches)
+            for _ in batches:
+                while len(reads) <= AHEAD and (following := next(waiting, None)) is not None:
+                    reads.append(pool.submit(read, following))
+                counts.append(pool.submit(predict(reads.popleft().result())))
+                while len(counts) > AHEAD:
+                    yield counts.popleft().result()
+            while counts:
+                yield counts.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _beside(
+    asked: SideBySide, batches: Sequence[Sequence[int]], whole: Callable[[Sequence[int]], Found]
+) -> Generator[Found]:
+    """Batches counted, each read, predicted and counted on one thread of many; a few more wait than are worked on."""
+    submitted: deque[Future[Found]] = deque()
+    try:
+        for batch in batches:
+            submitted.append(asked.pool.submit(whole, batch))
+            if len(submitted) > asked.threads + AHEAD:
+                yield submitted.popleft().result()
+        while submitted:
+            yield submitted.popleft().result()
+    finally:
+        wait([one for one in submitted if not one.cancel()])  # the pool outlives this
+
+
+def _count(batch: Batch, labels: UInt8Array, confidence: npt.NDArray[np.float32] | None, classes: int) -> Found:
     """Each patch counted, and how many pixels were left out for want of a label and of data."""
     empty = batch.images.min(axis=1) == NODATA  # it is the least value there is
     unknown = batch.truth == IGNORE

@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Final, TypeVar
 
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from cropseg.core.scene import UInt16Array
+from cropseg.predictor import SideBySide
 
 Found = TypeVar("Found")
 
@@ -29,9 +30,7 @@ AT_ONCE: Final = 256 * 256
 
 
 class Cores:
-    """A network that answers parts of a batch on all cores at once.
-
-    What it says of an image does not depend on the others, so neither does it on how a batch is cut.
+    """A network that answers parts of a batch, or several threads, on all cores at once.
 
     Args:
         net: In evaluation mode, on the CPU. Threads have modules of their own, with these weights, for some networks
@@ -40,8 +39,17 @@ class Cores:
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
-        self._twins: SimpleQueue[nn.Module] = SimpleQueue()
-        self._ready = 0
+        self._free: SimpleQueue[nn.Module] = SimpleQueue()
+        self._free.put(net)
+        self._made = 1
+
+    def side_by_side(self) -> SideBySide | None:
+        """Threads for :meth:`spread` to be called on, as many as PyTorch may use, each of which keeps to one core.
+
+        None if that is one, or if the network is none that can be copied.
+        """
+        threads = torch.get_num_threads()
+        return SideBySide(_pool(threads), threads, AT_ONCE) if threads > 1 and self._make(threads) else None
 
     def spread(self, ask: Callable[[nn.Module, UInt16Array], Found], images: UInt16Array) -> list[Found]:
         """Answers for all parts of the batch, in its order.
@@ -52,34 +60,32 @@ class Cores:
         """
         each = max(1, AT_ONCE // max(1, images.shape[-2] * images.shape[-1]))
         parts = np.array_split(images, max(1, -(-len(images) // each)))
-        threads = torch.get_num_threads()
-        if not 1 < threads <= len(parts) or not self._make(threads):
-            return [ask(self.net, part) for part in parts]
+        many = self.side_by_side() if len(parts) >= torch.get_num_threads() else None
 
-        def on_twin(part: UInt16Array) -> Found:
-            twin = self._twins.get()
+        def on_free(part: UInt16Array) -> Found:
+            net = self._free.get()
             try:
-                return ask(twin, part)
+                return ask(net, part)
             finally:
-                self._twins.put(twin)
+                self._free.put(net)
 
-        return list(_pool(threads).map(on_twin, parts))
+        return [on_free(part) for part in parts] if many is None else list(many.pool.map(on_free, parts))
 
     def _make(self, threads: int) -> bool:
         """Make a module for each thread; False if the network is none that can be copied."""
         # A copy that finds each weight copied already takes the weight itself.
         weights = [*self.net.parameters(), *self.net.buffers()]
-        while self._ready < threads:
+        while self._made < threads:
             try:
-                self._twins.put(copy.deepcopy(self.net, {id(one): one for one in weights}))
+                self._free.put(copy.deepcopy(self.net, {id(one): one for one in weights}))
             except (RuntimeError, TypeError, copy.Error):
                 return False
-            self._ready += 1
+            self._made += 1
         return True
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int) -> Executor:
     """Threads that each keep PyTorch to one core, for the life of the process."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="cores")
     started = threading.Barrier(threads + 1)

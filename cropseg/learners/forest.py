@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -32,7 +35,7 @@ from cropseg.learners.versions import versions
 from cropseg.metrics import Confusion, confusion_matrix, scores
 from cropseg.models.forest import Features, Samples, Sampling, draw, valid_pixels
 from cropseg.pictures import choose_patches
-from cropseg.predictor import ModelSpec, read_validation
+from cropseg.predictor import ModelSpec, SideBySide, read_validation
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -294,7 +297,7 @@ class ForestPredictor:
         """
         size = images.shape[-2] * images.shape[-1]
         step = max(1, BATCH // max(size, 1))
-        jobs = joblib.effective_n_jobs(self.forest.n_jobs)
+        jobs = 1 if getattr(_here, "alone", False) else self._jobs()
         with ThreadPoolExecutor(jobs) as pool:
             for first in range(0, len(images), step):
                 x = np.concatenate([self.features.compute(image) for image in images[first : first + step]])
@@ -302,12 +305,37 @@ class ForestPredictor:
                 blocks = (x[start : start + block] for start in range(0, len(x), block))
                 yield first, np.concatenate(list(pool.map(self._vote, blocks)))
 
+    def side_by_side(self) -> SideBySide | None:
+        """Threads that may ask it at the same time; None if the forest keeps to one core."""
+        jobs = self._jobs()
+        return SideBySide(_pool(jobs), jobs, BLOCK) if jobs > 1 else None
+
+    def _jobs(self) -> int:
+        return int(joblib.effective_n_jobs(self.forest.n_jobs))
+
     def _vote(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         total = np.zeros((len(x), len(self.forest.classes_)))
         for tree in self.forest.estimators_:
             total += tree.predict_proba(x, check_input=False)
         total /= len(self.forest.estimators_)
         return total
+
+
+_here = threading.local()
+"""Tells a thread that it is one of :func:`_pool`, and has one core."""
+
+
+@functools.cache
+def _pool(threads: int) -> Executor:
+    """Threads that each keep a forest to one core, for the life of the process."""
+
+    def alone() -> None:
+        _here.alone = True
+
+    return ThreadPoolExecutor(threads, thread_name_prefix="forest", initializer=alone)
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not live on in a forked process
 
 
 def validate(predictor: ForestPredictor, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Confusion:

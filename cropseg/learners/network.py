@@ -28,7 +28,7 @@ from cropseg.core.scene import UInt8Array, UInt16Array
 from cropseg.data.fill import model_input
 from cropseg.learners.cores import Cores
 from cropseg.metrics import Confusion, scores
-from cropseg.predictor import ModelSpec, read_validation
+from cropseg.predictor import ModelSpec, SideBySide, read_validation
 
 Found = TypeVar("Found")
 
@@ -125,11 +125,16 @@ class NeuralPredictor:
             x, _ = model_input(pixels, self.spec.model["nodata"], complete)
             return read(net(x))
 
-        if device.type != "cpu":
-            return [ask(self.net, images)]
+        return self._on_cores().spread(ask, images) if device.type == "cpu" else [ask(self.net, images)]
+
+    def side_by_side(self) -> SideBySide | None:
+        """Threads that may ask it at the same time, on a CPU; None where one answer takes all there is."""
+        return self._on_cores().side_by_side() if next(self.net.parameters()).device.type == "cpu" else None
+
+    def _on_cores(self) -> Cores:
         if self._cores is None or self._cores.net is not self.net:
             self._cores = Cores(self.net)
-        return self._cores.spread(ask, images)
+        return self._cores
 
     def save(self, folder: Path) -> None:
         """Write ``weights.pt`` (a plain state_dict), ``validation.json`` and ``spec.json``, atomically."""

@@ -7,13 +7,18 @@ import threading
 import numpy as np
 import pytest
 import torch
+from factory import make_dataset
 from fakes import spec_for
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from cropseg.core.errors import InputError
+from cropseg.evaluate import EvaluationSet, examine
 from cropseg.learners import cores
 from cropseg.learners.cores import Cores
 from cropseg.learners.network import NeuralPredictor, build_net, winners
+from cropseg.predictor import SideBySide
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -93,12 +98,13 @@ def test_threads_do_not_share_what_a_network_keeps_in_itself(monkeypatch):
         net = Forgetful(threading.Barrier(2))
         asked, batch = predictor(net), images(4, empty=False)
         labels = asked.labels(batch)
+        modules = [asked._cores._free.get() for _ in range(2)]
+        assert len({id(one) for one in modules}) == 2
+        assert all(one.conv.weight is net.conv.weight for one in modules)  # weights stand in memory once
         net.meeting = threading.Barrier(1)
         torch.set_num_threads(1)
-        np.testing.assert_array_equal(labels, asked.labels(batch))
-        twin = asked._cores._twins.get()
-        assert twin is not net
-        assert twin.conv.weight is net.conv.weight  # weights stand in memory once
+        expected = NeuralPredictor(net, asked.spec, asked.confusion, 0).labels(batch)
+        np.testing.assert_array_equal(labels, expected)
     finally:
         torch.set_num_threads(before)
 
@@ -136,6 +142,41 @@ def test_what_a_network_fails_at_is_told(threads, monkeypatch):
         predictor(nn.Conv2d(3, 11, 1)).labels(images(4))
     with pytest.raises(InputError, match="images must be"):
         predictor().labels(images(4)[0])
+
+
+TEST_ONLY = {"train": 0.0, "val": 0.0, "test": 1.0}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_a_set_is_scored_the_same_on_any_number_of_cores(tmp_path, threads, batch_size, monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 2 * 16 * 16)
+    data = make_dataset(tmp_path, n=9, size=16, nodata=True, ignored=True, parts=TEST_ONLY)
+    chosen = EvaluationSet("x", str(data.root), "location")
+    found, details = examine(predictor(), chosen, batch_size)
+    torch.set_num_threads(1)
+    alone, beside = examine(predictor(), chosen, 1)
+    np.testing.assert_array_equal(found.confusion, alone.confusion)
+    assert details.patches["confusion"].equals(beside.patches["confusion"])
+    np.testing.assert_array_equal(details.reliability["all"].pixels, beside.reliability["all"].pixels)
+
+
+def test_a_broken_patch_is_named_from_any_core_and_work_goes_on(tmp_path, threads):
+    data = make_dataset(tmp_path, n=9, size=16, parts=TEST_ONLY)
+    chosen = EvaluationSet("x", str(data.root), "location")
+    asked, path = predictor(), tmp_path / data.manifest["mask"][4].as_py()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    with pytest.raises(InputError, match=path.name):
+        examine(asked, chosen, 2)
+    path.write_bytes(whole)
+    assert examine(asked, chosen, 2)[0].patches == 9
+
+
+@given(st.integers(1, 300), st.integers(1, 1100), st.integers(2, 64))
+def test_no_thread_takes_more_than_its_share_or_than_goes_through_at_once(images, size, threads):
+    taken = SideBySide(None, threads, cores.AT_ONCE).at_a_time(images, size)
+    assert taken >= 1
+    assert taken == 1 or (taken * threads <= images and taken * size**2 <= cores.AT_ONCE)
 
 
 def _ask(answers):

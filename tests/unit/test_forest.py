@@ -19,6 +19,7 @@ from cropseg.core.bands import PAPER_BANDS
 from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.data.few_labels import with_few_labels
+from cropseg.evaluate import EvaluationSet, examine
 from cropseg.learners.forest import ForestLearner, ForestPredictor, load
 from cropseg.metrics import scores
 from cropseg.models.forest import Features, Sampling, draw
@@ -249,6 +250,20 @@ def test_predictions_are_scikit_learns_and_do_not_hang_on_cores_or_batches(run, 
         monkeypatch.setattr(predictor.forest, "n_jobs", jobs)
         np.testing.assert_array_equal(predictor.probabilities(pixels[:4]), found[:4])
         np.testing.assert_array_equal(predictor.labels(pixels[:4]), labels[:4])
+
+
+def test_a_set_is_scored_the_same_on_any_number_of_cores(run, dataset, monkeypatch):
+    predictor, _ = run
+    chosen, found = EvaluationSet("x", str(dataset.root), "location"), []
+    for jobs, batch_size in ((1, 3), (2, 1), (3, 7)):
+        monkeypatch.setattr(predictor.forest, "n_jobs", jobs)
+        offered = predictor.side_by_side()
+        assert (offered and offered.threads) == (None if jobs == 1 else jobs)
+        found.append(examine(predictor, chosen, batch_size))
+    for one, details in found[1:]:
+        np.testing.assert_array_equal(one.confusion, found[0][0].confusion)
+        assert details.patches["confusion"].equals(found[0][1].patches["confusion"])
+        np.testing.assert_array_equal(details.reliability["all"].confidence, found[0][1].reliability["all"].confidence)
 
 
 def test_classes_absent_from_training_keep_their_place_and_get_nothing(run, dataset, capsys):
