@@ -19,7 +19,7 @@ from cropseg.intervals import LEAST_SEEDS
 from cropseg.overlaps import RULE
 from cropseg.predictor import ModelSpec, Predictor, classify
 from cropseg.runs import Run, label, seed_groups
-from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, format_score
+from cropseg.scores import MEANS, PROTOCOLS, SIMULATED_NOTE, Evaluation, Protocol, Scope, format_score
 from cropseg.seeds import SEED_COLUMNS, seed_rows, sets_of
 from cropseg.streaming import run_through
 from cropseg.tally import NO_CONFIDENCE, PARCEL_YEAR, PLACE
@@ -123,8 +123,8 @@ def examine(
 ) -> tuple[Evaluation, Details]:
     """Score a model on one set, and keep what finer questions need.
 
-    Patches are read and counted in batches on other threads while the model predicts, a few batches ahead and behind,
-    so memory does not grow with their number but for a kilobyte each. Pixels whose truth is 255 are left out, and so
+    A few batches of patches are in memory at a time (:mod:`cropseg.streaming`), which does not grow with their number
+    but for some kilobytes each. Pixels whose truth is 255 are left out, and so
     are labelled pixels where any band of the image has no data: a map has no class there either. Both are counted.
 
     Args:
@@ -253,8 +253,7 @@ def evaluate_runs(
             raise MismatchError(f"{run.name}: {error.what}", error.value, error.remedy) from error
         _say_sharing(run, one.name, shares)
     alone = {str(group[0].path) for group in seed_groups(runs) if len(group) == 1}
-    results: list[Evaluation] = []
-    rows: list[Sequence[object]] = []
+    results: list[tuple[Run, Evaluation]] = []
     found: dict[str, dict[str, Evaluation]] = {}
     for run in runs:
         unfitted = calibrate(run, batch_size, tta, devices) if calibration else "it was not asked for"
@@ -267,22 +266,27 @@ def evaluate_runs(
                 beside = replace(beside, without={**beside.without, "recalibration": why})
             path = run.store(result, beside)
             say(f"{run.name} on {result.key}: {result.patches} patches, confusion matrix in {path}")
-            results.append(result)
+            results.append((run, result))
             found.setdefault(str(run.path), {})[result.key] = result
-            rows.extend(score_rows(label(run, runs), result, "one seed" if str(run.path) in alone else ""))
         del predictor
         run.release()
-    table("Scores", SCORE_COLUMNS, rows)
     scored = [replace(run, evaluations=found[str(run.path)]) for run in runs]
-    keys = list(dict.fromkeys(one.key for one in results))
+    keys = list(dict.fromkeys(one.key for _, one in results))
+    names = sets_of(scored, keys)
+    rows: list[Sequence[object]] = []
+    for run, result in results:
+        remark = "one seed" if str(run.path) in alone else ""
+        rows += score_rows(label(run, runs), names[Scope.of(result)], result, remark)
+    table("Scores", SCORE_COLUMNS, rows)
     if seeds := seed_rows(scored, keys, brief=True):
         table("Over seeds: mean (lowest … highest)", SEED_COLUMNS, seeds)
     for title, rule in MEANS.values():
         say(f"{title}: {rule}")
     _show_evidence(scored, keys)
-    if any(result.simulated for result in results):
+    evaluations = [one for _, one in results]
+    if any(one.simulated for one in evaluations):
         warn(SIMULATED_NOTE)
-    return results
+    return evaluations
 
 
 def _show_evidence(runs: Sequence[Run], keys: Sequence[str]) -> None:
@@ -313,13 +317,13 @@ SCORE_COLUMNS = ("model", "set", "protocol", "patches", *(title for title, _ in 
 """Columns of :func:`score_rows`."""
 
 
-def score_rows(model: str, evaluation: Evaluation, remark: str = "") -> Iterator[Sequence[object]]:
-    """One row a protocol; the protocol that the set is meant for first. ``remark`` stands in the note."""
+def score_rows(model: str, on: str, evaluation: Evaluation, remark: str) -> Iterator[Sequence[object]]:
+    """One row a protocol; that which the set is meant for first. ``on`` is the set's name, ``remark`` for the note."""
     for protocol in sorted(PROTOCOLS, key=lambda name: name != evaluation.protocol):
         scores = evaluation.scores(protocol)
         means = (format_score(scores[key]) for key in MEANS)
         note = "; ".join([*evaluation.caveats, *([remark] if remark else [])])
-        yield (model, evaluation.key, protocol, evaluation.patches, *means, note)
+        yield (model, on, protocol, evaluation.patches, *means, note)
 
 
 def _check_batch_size(batch_size: object) -> None:

@@ -237,13 +237,18 @@ class Drop:
 
 
 def drops(runs: Sequence[Run], on: Scope | str) -> list[Drop]:
-    """The drop of each model from ``internal`` to another set: of the same seeds, both with or without augmentation."""
+    """The drop of each model from ``internal`` to another set: of the same seeds, both with or without augmentation.
+
+    Of a model with more seeds on one of the two, those that were scored on both.
+    """
     found = []
     for outer in scored(runs, on):
         base = INTERNAL + "".join(outer.on.key.partition("+")[1:])
-        inner = next((one for one in scored(outer.runs, base) if len(one.runs) == len(outer.runs)), None)
+        inner = max(scored(outer.runs, base), key=lambda one: len(one.runs), default=None)
         if inner is None:
             continue
+        if len(inner.runs) < len(outer.runs):
+            (outer,) = scored(inner.runs, outer.on)
         protocol: Protocol = "crop" if "crop" in (inner.protocol, outer.protocol) else "all"
         found.append(Drop(outer.model, inner, outer, protocol))
     return found

@@ -108,6 +108,16 @@ def test_drops_need_both_sets_with_the_same_augmentation(runs, tmp_path):
     assert one.found.means["miou"].value == 0
 
 
+def test_the_drop_is_of_the_seeds_that_know_both_sets(runs, tmp_path):
+    more = stored(tmp_path, "good3", seed=3, sets={"away": (make_details(7), {"protocol": "crop"})}, model="good")
+    expected, _ = drops(runs, "away")
+    for every in ([more, *runs], [*runs, more]):
+        (found,) = [one for one in drops(every, "away") if one.model == "good"]
+        assert {run.seed for run in found.outer.runs} == {run.seed for run in found.inner.runs} == {0, 1, 2}
+        assert found.found.means["common"] == expected.found.means["common"]
+    assert [one.model for one in drops([more], "away")] == []
+
+
 def test_few_places_and_old_evaluations_give_the_reason(runs, tmp_path):
     few = stored(tmp_path, "few", places=9)
     (table, classes) = depth.intervals([few])

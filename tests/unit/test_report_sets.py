@@ -1,5 +1,6 @@
 """What stands side by side in a report: models of the same patches, a set beside its model's own internal one."""
 
+import shutil
 from pathlib import Path
 
 import details
@@ -113,6 +114,16 @@ def test_sets_of_one_name_and_other_patches_are_named_apart(leaky):
     assert list(sets_of(leaky).values()) == [*BOTH, "away"]
     assert list(sets_of(leaky, ["away", "internal"]).values()) == ["away", *BOTH]
     assert list(sets_of(leaky[:1]).values()) == ["internal", "away"]
+
+
+def test_what_is_printed_after_evaluating_tells_them_apart(leaky, monkeypatch, tmp_path):
+    tables, copies = {}, []
+    for run in leaky:
+        copied = open_run(shutil.copytree(run.path, tmp_path / run.path.name))
+        copies.append(with_predictor(copied, Nearest(run.spec)))
+    monkeypatch.setattr("cropseg.evaluate.table", lambda title, columns, rows: tables.update({title: [*rows]}))
+    evaluate_runs(copies, [EvaluationSet("internal", None, None)])
+    assert list(dict.fromkeys(row[1] for row in tables["Scores"])) == BOTH
 
 
 def test_models_of_other_patches_are_not_ranked(leaky):
