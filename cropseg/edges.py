@@ -71,7 +71,7 @@ def _touching(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     found = np.zeros(labels.shape, dtype=bool)
     near = found.reshape(-1)
     across = line[1:] != line[:-1]
-    across[width - 1 :: width] = False  # the last of a row and the first of the next
+    across[width - 1 :: max(width, 1)] = False  # the last of a row and the first of the next
     near[1:] |= across
     near[:-1] |= across
     down = line[width:] != line[:-width]

@@ -210,7 +210,7 @@ class SideBySide:
     pixels: int
 
     def at_a_time(self, images: int, size: int) -> int:
-        """How many of ``images`` patches of ``size`` pixels' side a thread takes, so that all have some."""
+        """How many of ``images`` patches, at least as many as threads, of ``size`` pixels' side a thread takes."""
         return max(1, min(images // self.threads, self.pixels // size**2))
 
 

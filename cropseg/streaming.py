@@ -103,8 +103,8 @@ def run_through(
     offer = getattr(predictor, "side_by_side", None)
     beside: SideBySide | None = None if offer is None else offer()
 
-    def read(rows: Sequence[int]) -> Batch:
-        return _read(dataset, rows, overlapping)
+    def read(batch: Sequence[int]) -> Batch:
+        return _read(dataset, batch, overlapping)
 
     def predict(batch: Batch) -> Callable[[], Found]:
         labels, confidence = classify(predictor, batch.images)
@@ -112,12 +112,12 @@ def run_through(
             raise MismatchError("the model's labels have another shape than the masks", labels.shape)
         return lambda: _count(batch, labels, confidence, classes)
 
-    if beside is None:
+    if beside is None or batch_size < beside.threads:
         batches = _cut(rows, batch_size)
         counted = _behind(batches, read, predict)
     else:
         batches = _cut(rows, beside.at_a_time(batch_size, dataset.spec.patch_size))
-        counted = _beside(beside, batches, lambda rows: predict(read(rows))())
+        counted = _beside(beside, batches, lambda batch: predict(read(batch))())
     with closing(counted):
         for found, missing in track(counted, what, len(batches)):
             left_out += missing
@@ -162,9 +162,11 @@ def _beside(
         for batch in batches:
             submitted.append(asked.pool.submit(whole, batch))
             if len(submitted) > asked.threads + AHEAD:
-                yield submitted.popleft().result()
+                yield submitted[0].result()
+                submitted.popleft()
         while submitted:
-            yield submitted.popleft().result()
+            yield submitted[0].result()
+            submitted.popleft()
     finally:
         wait([one for one in submitted if not one.cancel()])  # the pool outlives this
 

@@ -110,7 +110,7 @@ def read_array(path: Path, into: npt.NDArray[Any] | None = None) -> npt.NDArray[
 
     Args:
         path: The file.
-        into: C-contiguous array to read into, if the file holds one of its shape and type.
+        into: Array to read into, if the file holds one of its shape and type and it is C-contiguous and may be written.
 
     Returns:
         ``into``, or a new array.
@@ -130,7 +130,8 @@ def read_array(path: Path, into: npt.NDArray[Any] | None = None) -> npt.NDArray[
         missing = math.prod(shape) * dtype.itemsize - (os.fstat(file.fileno()).st_size - file.tell())
         if missing > 0:  # nothing is asked of memory for what is not there
             raise ValueError(f"{missing} bytes of the array are missing")
-        array = into if into is not None and (into.shape, into.dtype) == found else np.empty(shape, dtype)
+        fits = into is not None and (into.shape, into.dtype) == found and into.flags.carray
+        array = into if into is not None and fits else np.empty(shape, dtype)
         rest = array.reshape(-1).view(np.uint8).data
         while rest and (got := file.readinto(rest)):
             rest = rest[got:]
@@ -146,6 +147,10 @@ _BEFORE: Final = len(_VERSION_1) + 2
 """Bytes before the header: these, and its length."""
 
 
+_NO_HEADER: Final = (ValueError, EOFError, TypeError, LookupError, RecursionError, MemoryError, tokenize.TokenError)
+"""What numpy, which parses headers as Python, meets in one that is none."""
+
+
 @functools.lru_cache(maxsize=256)
 def _parsed(start: bytes) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
     """Shape and type that a file's start tells; None where numpy is to read it, or to say what is wrong with it."""
@@ -153,17 +158,18 @@ def _parsed(start: bytes) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
     try:
         np.lib.format.read_magic(stream)
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (ValueError, tokenize.TokenError):
+    except _NO_HEADER:
         return None
-    plain = not by_column and not dtype.hasobject and dtype.itemsize > 0 and all(side >= 0 for side in shape)
-    return (shape, dtype) if plain else None
+    plain = not (by_column or dtype.hasobject or dtype.subdtype) and dtype.itemsize > 0
+    sound = all(type(side) is int and side >= 0 for side in shape)
+    return (shape, dtype) if plain and sound else None
 
 
 def _by_numpy(path: Path) -> npt.NDArray[Any]:
     with path.open("rb") as file:
         try:
             return np.lib.format.read_array(file, allow_pickle=False)
-        except (EOFError, tokenize.TokenError) as error:  # it parses the header as Python
+        except _NO_HEADER as error:
             raise ValueError(str(error)) from error
 
 

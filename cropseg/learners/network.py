@@ -132,9 +132,14 @@ class NeuralPredictor:
         return self._on_cores().side_by_side() if next(self.net.parameters()).device.type == "cpu" else None
 
     def _on_cores(self) -> Cores:
-        if self._cores is None or self._cores.net is not self.net:
-            self._cores = Cores(self.net)
-        return self._cores
+        cores = self._cores
+        if cores is None or not cores.fits(self.net):
+            cores = self._cores = Cores(self.net)
+        return cores
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but its threads, which are this process's."""
+        return {**self.__dict__, "_cores": None}
 
     def save(self, folder: Path) -> None:
         """Write ``weights.pt`` (a plain state_dict), ``validation.json`` and ``spec.json``, atomically."""

@@ -124,7 +124,14 @@ def test_an_array_is_read_into_one_of_its_kind_alone(tmp_path):
     target = into[1]
     assert storage.read_array(tmp_path / "x.npy", target) is target
     np.testing.assert_array_equal(into, [np.zeros_like(array), array])
-    for other in (np.zeros((2, 3, 5), np.uint16), np.zeros((2, 3, 4), np.int16), np.zeros((4, 3, 2), np.uint16)):
+    read_only = np.zeros((2, 3, 4), np.uint16)
+    read_only.flags.writeable = False
+    others = (
+        np.zeros((2, 3, 5), np.uint16), np.zeros((2, 3, 4), np.int16), np.zeros((4, 3, 2), np.uint16), read_only,
+        np.zeros((2, 3, 9), np.uint16)[..., :4], np.zeros((2, 3, 8), np.uint16)[..., ::2],
+        np.zeros((4, 3, 2), np.uint16).T,
+    )  # fmt: skip
+    for other in others:
         found = storage.read_array(tmp_path / "x.npy", other)
         assert found is not other
         assert not other.any()
@@ -150,6 +157,10 @@ def _npy(header: bytes, version: bytes = b"\x01\x00") -> bytes:
         _npy(b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (1,), }\n") + b"\x00" * 8,
         _npy(b"{'descr': '<u2', 'shape': \n") + b"\x00" * 8,
         _npy(b"print('no')\n") + b"\x00" * 8,
+        _npy(b"{'descr': ('<u2', (2,)), 'fortran_order': False, 'shape': (2,), }\n") + b"\x00" * 8,
+        _npy(b"{'descr': (), 'fortran_order': False, 'shape': (2,), }\n") + b"\x00" * 8,
+        _npy(b"{[]: 1}\n") + b"\x00" * 8,
+        _npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (True,), }\n") + b"\x00" * 8,
         _npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (4,), }\n", b"\x09\x00") + b"\x00" * 8,
     ],
 )

@@ -2,7 +2,10 @@
 
 import copy
 import multiprocessing
+import pickle
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,6 +70,14 @@ def test_so_many_pixels_go_through_together(n, size, parts):
     assert sum(seen) == n
 
 
+def test_small_images_go_through_together_and_are_told_alike(threads):
+    asked, batch = predictor(), images(40, size=64)
+    labels, confidence = asked.classify(batch)
+    alone = [asked.classify(batch[i : i + 1]) for i in range(40)]
+    np.testing.assert_allclose(confidence, np.concatenate([one for _, one in alone]), atol=1e-5)
+    assert (labels == np.concatenate([one for one, _ in alone])).mean() > 0.9999
+
+
 def test_an_empty_batch_has_an_empty_answer():
     assert predictor().labels(images(1)[:0]).shape == (0, 16, 16)
     assert predictor().classify(images(1)[:0])[1].shape == (0, 16, 16)
@@ -98,9 +109,9 @@ def test_threads_do_not_share_what_a_network_keeps_in_itself(monkeypatch):
         net = Forgetful(threading.Barrier(2))
         asked, batch = predictor(net), images(4, empty=False)
         labels = asked.labels(batch)
-        modules = [asked._cores._free.get() for _ in range(2)]
-        assert len({id(one) for one in modules}) == 2
-        assert all(one.conv.weight is net.conv.weight for one in modules)  # weights stand in memory once
+        twins = [asked._cores._twins.get() for _ in range(2)]
+        assert len({id(one) for one in (net, *twins)}) == 3
+        assert all(one.conv.weight is net.conv.weight for one in twins)  # weights stand in memory once
         net.meeting = threading.Barrier(1)
         torch.set_num_threads(1)
         expected = NeuralPredictor(net, asked.spec, asked.confusion, 0).labels(batch)
@@ -110,30 +121,117 @@ def test_threads_do_not_share_what_a_network_keeps_in_itself(monkeypatch):
 
 
 class Single(nn.Conv2d):
-    def __init__(self):
+    def __init__(self, error=None):
         super().__init__(10, 11, 1)
+        self.error = error
 
     def __deepcopy__(self, memo):
-        raise RuntimeError("only one of me")
+        if self.error:
+            raise self.error
+        twin = Single()  # with weights of its own, as TorchScript's copies have
+        twin.load_state_dict(self.state_dict())
+        return twin
 
 
 def test_a_network_that_cannot_be_copied_answers_all_the_same(threads, monkeypatch):
     monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
-    asked, batch = predictor(Single()), images(5)
-    expected = np.concatenate([asked.labels(batch[i : i + 1]) for i in range(5)])
-    np.testing.assert_array_equal(asked.labels(batch), expected)
+    for net in (Single(), Single(RuntimeError("only one of me")), Single(pickle.PicklingError("not at all"))):
+        asked, batch = predictor(net), images(5)
+        expected = np.concatenate([asked.labels(batch[i : i + 1]) for i in range(5)])
+        np.testing.assert_array_equal(asked.labels(batch), expected)
+        assert asked.side_by_side() is None
 
 
-def test_weights_that_change_or_move_are_those_that_answer(threads, monkeypatch):
+class Counting(nn.Conv2d):
+    """A network that keeps what it has seen in a buffer."""
+
+    def __init__(self):
+        super().__init__(10, 11, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen.copy_(x.mean())
+        return super().forward(x) * self.seen
+
+
+def test_what_a_network_keeps_in_a_buffer_is_each_threads_own(threads, monkeypatch):
     monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
-    asked, other, batch = predictor(), predictor(), images(4)
+    asked, batch = predictor(Counting()), images(6)
+    expected = np.concatenate([asked.labels(batch[i : i + 1]) for i in range(6)])
+    for _ in range(10):
+        np.testing.assert_array_equal(asked.labels(batch), expected)
+
+
+def _negate(net):
+    net.head.weight.data.mul_(-1)
+
+
+def _replace_the_head(net):
+    torch.manual_seed(9)
+    net.head = nn.Conv2d(net.head.in_channels, 11, 1)
+
+
+def _load(net):
+    net.load_state_dict({name: one * 0.5 for name, one in net.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("change", [_negate, _replace_the_head, _load])
+def test_a_network_that_was_changed_is_the_one_that_answers(threads, monkeypatch, change):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    asked, fresh, batch = predictor(), predictor(), images(6)
     asked.labels(batch)
-    for one in (asked, other):
-        with torch.no_grad():
-            one.net.head.weight.mul_(-1)
-    np.testing.assert_array_equal(asked.labels(batch), other.labels(batch))
+    for one in (asked, fresh):
+        change(one.net)
+    found = asked.probabilities(batch)
+    np.testing.assert_array_equal(found, fresh.probabilities(batch))
     asked.net = predictor().net
-    np.testing.assert_array_equal(asked.to("cpu").labels(batch), predictor().labels(batch))
+    assert not np.array_equal(asked.probabilities(batch), found)
+    np.testing.assert_array_equal(asked.to("cpu").probabilities(batch), predictor().probabilities(batch))
+
+
+def test_buffers_that_were_changed_are_those_that_answer(threads, monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    net = nn.Sequential(nn.BatchNorm2d(10), nn.Conv2d(10, 11, 1))
+    asked, batch = predictor(net), images(6)
+    before = asked.probabilities(batch)
+    net[0].running_mean.fill_(0.3)
+    found = asked.probabilities(batch)
+    assert not np.array_equal(found, before)
+    np.testing.assert_array_equal(found, predictor(copy.deepcopy(net)).probabilities(batch))
+
+
+def test_a_predictor_that_has_answered_can_be_copied_and_sent(threads, monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    asked, batch = predictor(), images(6)
+    labels = asked.labels(batch)
+    for other in (copy.deepcopy(asked), pickle.loads(pickle.dumps(asked))):
+        np.testing.assert_array_equal(other.labels(batch), labels)
+
+
+def test_threads_that_cannot_be_started_leave_nothing_waiting(monkeypatch):
+    submit, given = ThreadPoolExecutor.submit, []
+
+    def refuse(pool, *args):
+        if given:
+            raise RuntimeError("can't start new thread")
+        given.append(submit(pool, *args))
+        return given[0]
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    with pytest.raises(RuntimeError, match="new thread"):
+        cores._pool.__wrapped__(3)
+    with pytest.raises(threading.BrokenBarrierError):
+        given[0].result(20)
+
+
+def test_several_threads_may_ask_first_and_at_once(threads, monkeypatch):
+    monkeypatch.setattr(cores, "AT_ONCE", 16 * 16)
+    asked, batch = predictor(), images(6)
+    expected = predictor().labels(batch)
+    with ThreadPoolExecutor(6) as pool:
+        for labels in pool.map(lambda _: asked.labels(batch), range(24)):
+            np.testing.assert_array_equal(labels, expected)
 
 
 def test_what_a_network_fails_at_is_told(threads, monkeypatch):
@@ -158,6 +256,22 @@ def test_a_set_is_scored_the_same_on_any_number_of_cores(tmp_path, threads, batc
     np.testing.assert_array_equal(found.confusion, alone.confusion)
     assert details.patches["confusion"].equals(beside.patches["confusion"])
     np.testing.assert_array_equal(details.reliability["all"].pixels, beside.reliability["all"].pixels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 9])
+def test_no_more_than_a_batch_is_in_the_network_at_a_time(tmp_path, threads, batch_size):
+    data, now, most = make_dataset(tmp_path, n=24, size=16, parts=TEST_ONLY), [], []
+
+    class Watched(nn.Conv2d):
+        def forward(self, x):
+            now.extend(x)
+            most.append(len(now))
+            time.sleep(0.005)
+            del now[: len(x)]
+            return super().forward(x)
+
+    examine(predictor(Watched(10, 11, 1)), EvaluationSet("x", str(data.root), "location"), batch_size)
+    assert max(most) <= batch_size
 
 
 def test_a_broken_patch_is_named_from_any_core_and_work_goes_on(tmp_path, threads):
