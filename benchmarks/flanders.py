@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 
 from cropseg.core.manifest import open_dataset
 from cropseg.core.progress import table
-from cropseg.learners.forest import validate
+from cropseg.learners.forest_learner import validate
 from cropseg.metrics import scores
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

@@ -197,10 +197,10 @@ def classify(predictor: Predictor, images: UInt16Array) -> tuple[UInt8Array, npt
 
 @dataclass(frozen=True)
 class SideBySide:
-    """How a predictor that answers on each core by itself is best asked: what its method ``side_by_side`` may tell.
+    """How a predictor is best asked by several threads: what its method ``side_by_side(images)`` may tell.
 
     Attributes:
-        pool: Threads that may ask it at the same time, each of which keeps to one core.
+        pool: Threads that may ask it at the same time, and divide the cores between them.
         threads: How many there are.
         pixels: That an answer is best for: fewer images at a time if they are larger.
     """

@@ -101,7 +101,7 @@ def run_through(
     left_out = np.zeros(2, np.int64)
     classes = len(dataset.spec.taxonomy)
     offer = getattr(predictor, "side_by_side", None)
-    beside: SideBySide | None = None if offer is None else offer()
+    beside: SideBySide | None = None if offer is None else offer(batch_size)
 
     def read(batch: Sequence[int]) -> Batch:
         return _read(dataset, batch, overlapping)
@@ -112,7 +112,7 @@ def run_through(
             raise MismatchError("the model's labels have another shape than the masks", labels.shape)
         return lambda: _count(batch, labels, confidence, classes)
 
-    if beside is None or batch_size < beside.threads:
+    if beside is None:
         batches = _cut(rows, batch_size)
         counted = _behind(batches, read, predict)
     else:

@@ -8,12 +8,11 @@ anew. One image at a time a core avoids both.
 from __future__ import annotations
 
 import copy
-import functools
 import operator
 import os
+import pickle
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cropseg.core import cores
 from cropseg.core.scene import UInt16Array
 from cropseg.predictor import SideBySide
 
@@ -44,6 +44,7 @@ class Cores:
         self._net = net
         self._process = os.getpid()
         self._made_of = _parts_of(net)
+        self._making = threading.Lock()
         self._twins: SimpleQueue[nn.Module] = SimpleQueue()
         self._made = 0
         self._alike = True
@@ -54,16 +55,17 @@ class Cores:
         same = len(objects) == len(self._made_of[0]) and all(map(operator.is_, objects, self._made_of[0]))
         return same and marks == self._made_of[1] and self._process == os.getpid()
 
-    def side_by_side(self) -> SideBySide | None:
-        """Threads for :meth:`spread` to be called on, as many as PyTorch may use, each of which keeps to one core.
+    def side_by_side(self, parts: int) -> SideBySide | None:
+        """Threads for :meth:`spread` to be called on about so many parts, which divide PyTorch's cores between them.
 
-        None if that is one, or if the network is none that can be copied.
+        None if one would have them all, or if the network is none that can be copied.
         """
-        threads = torch.get_num_threads()
-        if threads < 2:
+        all_cores = torch.get_num_threads()
+        threads = cores.number(parts, all_cores)
+        # Autocast is a thread's own, and so would be lost on another.
+        if threads < 2 or cores.share() or torch.is_autocast_enabled("cpu") or not self._make(threads):
             return None
-        with _LOCK:
-            return SideBySide(_pool(threads), threads, AT_ONCE) if self._make(threads) else None
+        return SideBySide(cores.threads(threads, all_cores, _limit), threads, AT_ONCE)
 
     def spread(self, ask: Callable[[nn.Module, UInt16Array], Found], images: UInt16Array) -> list[Found]:
         """Answers for all parts of the batch, in its order.
@@ -74,8 +76,6 @@ class Cores:
         """
         each = max(1, AT_ONCE // max(1, images.shape[-2] * images.shape[-1]))
         parts = np.array_split(images, max(1, -(-len(images) // each)))
-        enough = len(parts) >= torch.get_num_threads()
-        many = self.side_by_side() if enough and not torch.is_autocast_enabled("cpu") else None  # it is a thread's own
 
         def on_twin(part: UInt16Array) -> Found:
             twin = self._twins.get()
@@ -84,27 +84,33 @@ class Cores:
             finally:
                 self._twins.put(twin)
 
-        if many is not None:
-            return list(many.pool.map(on_twin, parts))
-        if getattr(_here, "alone", False) and self._made:  # others of its kind ask at the same time
+        beside = self.side_by_side(len(parts))
+        if beside is not None:
+            return list(beside.pool.map(on_twin, parts))
+        if cores.share() and self._made:  # others of its kind ask at the same time
             return [on_twin(part) for part in parts]
         return [ask(self._net, part) for part in parts]
 
     def _make(self, threads: int) -> bool:
         """Make a twin for each thread; False if the network is none that can be copied."""
         weights = list(self._net.parameters())
-        while self._made < threads and self._alike:
-            try:
-                # A copy that finds a weight copied already takes the weight itself.
-                twin = copy.deepcopy(self._net, {id(one): one for one in weights})
-            except Exception:  # it may fail in any way, and can be asked all the same
-                twin = None
-            if twin is None or not all(map(operator.is_, weights, twin.parameters())):
-                self._alike = False
-            else:
-                self._twins.put(twin)
-                self._made += 1
-        return self._alike
+        with self._making:
+            while self._made < threads and self._alike:
+                try:
+                    # A copy that finds a weight copied already takes the weight itself.
+                    twin = copy.deepcopy(self._net, {id(one): one for one in weights})
+                except NOT_COPIED:
+                    self._alike = False
+                    break
+                self._alike = all(map(operator.is_, weights, twin.parameters()))
+                if self._alike:
+                    self._twins.put(twin)
+                    self._made += 1
+            return self._alike
+
+
+NOT_COPIED: Final = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, pickle.PickleError, copy.Error)
+"""What a module that cannot be copied may raise."""
 
 
 def _parts_of(net: nn.Module) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -114,44 +120,7 @@ def _parts_of(net: nn.Module) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     return (*modules, *net.parameters(), *buffers), (tuple(one.training for one in modules), versions)
 
 
-_LOCK = threading.Lock()
-"""Held while threads or twins are made."""
-
-_here = threading.local()
-"""Tells a thread that it is one of :func:`_pool`."""
-
-
-@functools.cache
-def _pool(threads: int) -> Executor:
-    """Threads that each keep PyTorch to one core, for the life of the process."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="cores")
-    started = threading.Barrier(threads + 1)
-
-    def alone() -> None:
-        # PyTorch gives a thread its number of cores when it is first asked for it; from then on it is the thread's own.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        _here.alone = True
-        started.wait()
-
-    try:
-        for _ in range(threads):
-            pool.submit(alone)
-        started.wait()
-    except BaseException:
-        started.abort()  # or those that wait would never end
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    finally:
-        torch.set_num_threads(threads)  # new threads begin with what was said last
-    return pool
-
-
-def _forked() -> None:
-    """Threads do not live on in a forked process, nor does who held the lock."""
-    global _LOCK
-    _pool.cache_clear()
-    _LOCK = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forked)
+def _limit(cores: int) -> None:
+    """Let PyTorch use so many cores in this thread."""
+    torch.get_num_threads()  # when it first asks, a thread takes what any said last; from then on the number is its own
+    torch.set_num_threads(cores)

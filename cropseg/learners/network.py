@@ -127,9 +127,9 @@ class NeuralPredictor:
 
         return self._on_cores().spread(ask, images) if device.type == "cpu" else [ask(self.net, images)]
 
-    def side_by_side(self) -> SideBySide | None:
-        """Threads that may ask it at the same time, on a CPU; None where one answer takes all there is."""
-        return self._on_cores().side_by_side() if next(self.net.parameters()).device.type == "cpu" else None
+    def side_by_side(self, images: int) -> SideBySide | None:
+        """Threads that may ask it about so many images at the same time, on a CPU; None where one has all there is."""
+        return self._on_cores().side_by_side(images) if next(self.net.parameters()).device.type == "cpu" else None
 
     def _on_cores(self) -> Cores:
         cores = self._cores

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from factory import make_dataset
 
-from cropseg.learners.forest import ForestLearner
+from cropseg.learners.forest_learner import ForestLearner
 from cropseg.runs import open_runs
 from cropseg.sweeps.jobs import read_jobs, summarise
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from cropseg.core import cores as shares
 from cropseg.core.errors import InputError
 from cropseg.evaluate import EvaluationSet, examine
 from cropseg.learners import cores
@@ -24,7 +25,7 @@ from cropseg.learners.network import NeuralPredictor, build_net, winners
 from cropseg.predictor import SideBySide
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 5])
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -139,7 +140,7 @@ def test_a_network_that_cannot_be_copied_answers_all_the_same(threads, monkeypat
         asked, batch = predictor(net), images(5)
         expected = np.concatenate([asked.labels(batch[i : i + 1]) for i in range(5)])
         np.testing.assert_array_equal(asked.labels(batch), expected)
-        assert asked.side_by_side() is None
+        assert asked.side_by_side(9) is None
 
 
 class Counting(nn.Conv2d):
@@ -208,6 +209,25 @@ def test_a_predictor_that_has_answered_can_be_copied_and_sent(threads, monkeypat
         np.testing.assert_array_equal(other.labels(batch), labels)
 
 
+@given(st.integers(1, 200), st.integers(1, 128))
+def test_cores_are_divided_evenly_among_threads(parts, all_cores):
+    threads = shares.number(parts, all_cores)
+    assert 1 <= threads <= min(parts, all_cores)
+    each = all_cores // threads
+    assert threads * each <= all_cores < threads * (each + 1)
+    if parts >= all_cores:
+        assert threads == all_cores
+
+
+@pytest.mark.parametrize(("number", "cores_of_all"), [(2, 2), (2, 5), (3, 3)])
+def test_each_thread_knows_its_share_and_they_stay(number, cores_of_all):
+    limits = []
+    pool = shares.threads(number, cores_of_all, limits.append)
+    assert sorted(limits) == sorted([*[cores_of_all // number] * number, cores_of_all])
+    assert set(pool.map(lambda _: shares.share(), range(20))) == {cores_of_all // number}
+    assert shares.share() is None
+
+
 def test_threads_that_cannot_be_started_leave_nothing_waiting(monkeypatch):
     submit, given = ThreadPoolExecutor.submit, []
 
@@ -218,9 +238,10 @@ def test_threads_that_cannot_be_started_leave_nothing_waiting(monkeypatch):
         return given[0]
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    limits = []
     with pytest.raises(RuntimeError, match="new thread"):
-        cores._pool.__wrapped__(3)
+        shares.threads(3, 7, limits.append)
+    assert limits[-1] == 7  # what new threads begin with is as it was
     with pytest.raises(threading.BrokenBarrierError):
         given[0].result(20)
 
@@ -288,9 +309,10 @@ def test_a_broken_patch_is_named_from_any_core_and_work_goes_on(tmp_path, thread
 
 @given(st.integers(1, 300), st.integers(1, 1100), st.integers(2, 64))
 def test_no_thread_takes_more_than_its_share_or_than_goes_through_at_once(images, size, threads):
+    threads = shares.number(images, threads)
     taken = SideBySide(None, threads, cores.AT_ONCE).at_a_time(images, size)
-    assert taken >= 1
-    assert taken == 1 or (taken * threads <= images and taken * size**2 <= cores.AT_ONCE)
+    assert 1 <= taken * threads <= images
+    assert taken == 1 or taken * size**2 <= cores.AT_ONCE
 
 
 def _ask(answers):

@@ -20,7 +20,8 @@ from cropseg.core.errors import ConfigError, InputError
 from cropseg.core.manifest import Dataset, open_dataset
 from cropseg.data.few_labels import with_few_labels
 from cropseg.evaluate import EvaluationSet, examine
-from cropseg.learners.forest import ForestLearner, ForestPredictor, load
+from cropseg.learners.forest import ForestPredictor, load
+from cropseg.learners.forest_learner import ForestLearner
 from cropseg.metrics import scores
 from cropseg.models.forest import Features, Sampling, draw
 from cropseg.predictor import ModelSpec
@@ -255,10 +256,10 @@ def test_predictions_are_scikit_learns_and_do_not_hang_on_cores_or_batches(run, 
 def test_a_set_is_scored_the_same_on_any_number_of_cores(run, dataset, monkeypatch):
     predictor, _ = run
     chosen, found = EvaluationSet("x", str(dataset.root), "location"), []
-    for jobs, batch_size in ((1, 3), (2, 1), (3, 7)):
+    for jobs, batch_size in ((1, 3), (2, 1), (3, 7), (2, 2)):
         monkeypatch.setattr(predictor.forest, "n_jobs", jobs)
-        offered = predictor.side_by_side()
-        assert (offered and offered.threads) == (None if jobs == 1 else jobs)
+        offered = predictor.side_by_side(batch_size)
+        assert (offered and offered.threads) == (jobs if jobs > 1 and batch_size >= jobs else None)
         found.append(examine(predictor, chosen, batch_size))
     for one, details in found[1:]:
         np.testing.assert_array_equal(one.confusion, found[0][0].confusion)

@@ -12,7 +12,7 @@ from cropseg.core.errors import ConfigError, InputError
 from cropseg.data.datamodule import CropDataModule
 from cropseg.data.dataset import EpochSampler
 from cropseg.data.sampling import ClassBalanced, EachOnce, RareClass
-from cropseg.learners.forest import ForestLearner
+from cropseg.learners.forest_learner import ForestLearner
 from cropseg.models.forest import Sampling
 
 COUNTS = np.array([[90, 10, 0, 0], [50, 0, 50, 0], [100, 0, 0, 0], [0, 99, 1, 0], [0, 0, 0, 0], [0, 100, 0, 0]])
